@@ -1,0 +1,3 @@
+"""The hot path: hidden states and an unembedding to log-probabilities and entropy, without logits."""
+
+from jaxrlhf.kernels.linear_logprobs import linear_logprobs as linear_logprobs

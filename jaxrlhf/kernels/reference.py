@@ -1,0 +1,44 @@
+"""`linear_logprobs` with the logits in memory: the truth that the other implementations are tested against."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrlhf.ops.logprobs import entropy_from_logits
+from jaxrlhf.types import Head, LogprobOut
+
+
+def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
+    """The logits of [..., D] hidden states: [..., V] float32, -inf at padded rows of the vocabulary."""
+    logits = head.scale * jnp.einsum(
+        "...d,vd->...v", hidden, head.weight, preferred_element_type=jnp.float32, precision=matmul_precision(hidden)
+    )
+    if head.bias is not None:
+        logits = logits + head.bias.reshape((1,) * (hidden.ndim - 1) + (-1,)).astype(jnp.float32)
+    if head.softcap is not None:
+        logits = head.softcap * jnp.tanh(logits / head.softcap)
+    if head.vocab_size is not None:
+        real = (jnp.arange(logits.shape[-1]) < head.vocab_size).reshape((1,) * (hidden.ndim - 1) + (-1,))
+        logits = jnp.where(real, logits, -jnp.inf)
+    return logits
+
+
+def matmul_precision(operand: jax.Array) -> jax.lax.Precision | None:
+    """Full precision for float32 operands, which accelerators would round to bfloat16 or TF32; else their default."""
+    return jax.lax.Precision.HIGHEST if operand.dtype == jnp.float32 else None
+
+
+def reference_logprobs(
+    hidden: jax.Array, head: Head, targets: jax.Array, temperature: jax.Array, want: frozenset[str]
+) -> LogprobOut:
+    """Implements `linear_logprobs` on [N, D] rows with logits [N, V] in memory."""
+    logits = logits_of(hidden, head) / temperature
+    lse = jax.nn.logsumexp(logits, axis=-1)
+    logp = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - lse
+    return LogprobOut(
+        logp=logp if "logp" in want else None,
+        lse=lse if "lse" in want else None,
+        entropy=entropy_from_logits(logits) if "entropy" in want else None,
+        max_logit=jax.lax.stop_gradient(jnp.max(logits, axis=-1)) if "max_logit" in want else None,
+    )

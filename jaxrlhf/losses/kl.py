@@ -1,0 +1,70 @@
+"""Estimates of KL(policy || reference) from sampled tokens, and the reward that carries the KL penalty."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+def kl_estimate(logprobs: jax.Array, ref_logprobs: jax.Array, kind: KLEstimator = "k1") -> jax.Array:
+    """Per-token estimate of KL(policy || reference) from tokens that the policy sampled (Schulman 2020).
+
+    With d = logprobs - ref_logprobs: k1 = d is unbiased and may be negative; k2 = d^2 / 2 is biased, of low variance;
+    k3 = exp(-d) - 1 + d is unbiased and never negative. This is about their *values*: as a loss, k1 has a gradient of
+    mean zero, k2 has the unbiased gradient of the KL, and k3 a biased one.
+
+    Args:
+        logprobs: float array, log-probability of the sampled tokens under the policy.
+        ref_logprobs: float array of the same shape, under the reference.
+        kind: "k1", "k2" or "k3".
+
+    Returns:
+        Float array of the same shape.
+
+    Raises:
+        ValueError: if `kind` is none of the three.
+    """
+    chex.assert_equal_shape([logprobs, ref_logprobs])
+    if kind not in _ESTIMATORS:
+        raise ValueError(f"kind={kind!r} is unknown; choose among {sorted(_ESTIMATORS)}")
+    return _ESTIMATORS[kind](logprobs - ref_logprobs)
+
+
+_ESTIMATORS = {
+    "k1": lambda d: d,
+    "k2": lambda d: 0.5 * jnp.square(d),
+    "k3": lambda d: jnp.expm1(-d) + d,
+}
+
+
+def kl_shaped_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_coef: jax.Array | float) -> jax.Array:
+    """Per-token rewards of RLHF: -kl_coef * kl at every response token, the score added at the last one.
+
+    The last token is the end-of-sequence token of a finished answer, or the token at which the length ran out. (TRL adds
+    the score one position later; with lambda < 1 the advantages differ.)
+
+    Args:
+        scores: [B] float array, score of each answer.
+        kl: [B, T] float array, per-token KL to the reference.
+        mask: [B, T] bool array, True at response tokens.
+        kl_coef: price of a nat, not negative.
+
+    Returns:
+        [B, T] float32 array, 0 outside the mask.
+    """
+    chex.assert_rank([scores, kl, mask], [1, 2, 2])
+    chex.assert_equal_shape([kl, mask])
+    penalty = jnp.where(mask, -kl_coef * kl, 0.0)
+    return penalty + jnp.where(last_token(mask), scores[:, None], 0.0)
+
+
+def last_token(mask: jax.Array) -> jax.Array:
+    """[B, T] bool: True at the last True of each row of `mask` [B, T], nowhere in rows that have none."""
+    columns = jnp.arange(mask.shape[1])[None, :]
+    last = jnp.max(jnp.where(mask, columns, -1), axis=1, keepdims=True)
+    return columns == last

@@ -1,0 +1,76 @@
+"""Reductions over the True entries of a mask, in float32, and whitening.
+
+Padding is selected away, not multiplied by zero: 0 * NaN is NaN, and padding may hold anything.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def masked_sum(values: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:
+    """Sum of the values where the mask is True.
+
+    Args:
+        values: [...] array.
+        mask: bool array of the same shape.
+        axis: axis to sum over; None means all.
+    """
+    chex.assert_equal_shape([values, mask])
+    chex.assert_type(mask, bool)
+    return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0), axis=axis)
+
+
+def masked_count(mask: jax.Array, denom: jax.Array | float | None = None) -> jax.Array:
+    """The denominator of a masked mean: `denom` if given, else the number of True entries, at least 1.
+
+    Steps pass the total of the whole batch as `denom`, so that micro-batches and devices add up to one mean.
+    """
+    if denom is None:
+        denom = jnp.sum(mask, dtype=jnp.float32)
+    return jnp.maximum(jnp.asarray(denom, jnp.float32), 1.0)
+
+
+def masked_mean(values: jax.Array, mask: jax.Array, denom: jax.Array | float | None = None) -> jax.Array:
+    """Mean of the values where the mask is True; 0 where there is none.
+
+    Args:
+        values: [...] array.
+        mask: bool array of the same shape.
+        denom: divides the sum in place of the number of True entries.
+    """
+    return masked_sum(values, mask) / masked_count(mask, denom)
+
+
+def whiten(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
+    """Shifts and scales to mean 0 and variance 1 over the True entries; 0 elsewhere.
+
+    The variance is the unbiased one (divided by n - 1), as in TRL and verl; lm-human-preferences divides by n. Over an
+    array sharded on a mesh the statistics are those of the whole array.
+
+    Args:
+        values: [...] float array.
+        mask: bool array of the same shape.
+        eps: added to the variance.
+    """
+    mean, scale = _mean_and_scale(values, mask, eps)
+    return jnp.where(mask, (values - mean) * scale, 0.0)
+
+
+def whiten_keep_mean(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
+    """Scales to variance 1 over the True entries around the mean they have; 0 elsewhere.
+
+    This is what PPO implementations do to rewards, where a shift would change the task (a longer answer would collect
+    it more often). Arguments as for `whiten`.
+    """
+    mean, scale = _mean_and_scale(values, mask, eps)
+    return jnp.where(mask, (values - mean) * scale + mean, 0.0)
+
+
+def _mean_and_scale(values: jax.Array, mask: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+    count = masked_count(mask)
+    mean = masked_sum(values, mask) / count
+    variance = masked_sum(jnp.square(values - mean), mask) / jnp.maximum(count - 1.0, 1.0)
+    return mean, jax.lax.rsqrt(variance + eps)
