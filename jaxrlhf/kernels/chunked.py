@@ -45,7 +45,7 @@ class _Running(NamedTuple):
     max: jax.Array  # largest logit
     sum: jax.Array  # sum of exp(z - max)
     weighted: jax.Array | None  # sum of exp(z - max) * (z - max), for the entropy
-    target: jax.Array  # the target's logit
+    target: jax.Array  # the target's logit; -inf until its block has come, and for ever if it has none
 
 
 def chunked_logprobs(
@@ -84,7 +84,7 @@ def _chunked(
 def _forward(hidden, weight, bias, targets, temperature, spec: _Spec):
     rows = hidden.shape[0]
     zeros = jnp.zeros(rows, jnp.float32)
-    start = _Running(zeros + _LOWEST, zeros, zeros if "entropy" in spec.want else None, zeros)
+    start = _Running(zeros + _LOWEST, zeros, zeros if "entropy" in spec.want else None, zeros - jnp.inf)
 
     def absorb(running: _Running, block: jax.Array):
         first, z, _ = _block_logits(hidden, weight, bias, temperature, spec, block)
@@ -99,7 +99,7 @@ def _forward(hidden, weight, bias, targets, temperature, spec: _Spec):
             moved = jnp.where(running.sum > 0, running.max - top, 0.0)
             weighted = shrink * (weighted + moved * running.sum) + jnp.sum(jnp.where(real, e * shifted, 0.0), axis=-1)
         hit = real & (columns == targets[:, None])
-        target = running.target + jnp.sum(jnp.where(hit, z, 0.0), axis=-1)
+        target = jnp.maximum(running.target, jnp.max(jnp.where(hit, z, -jnp.inf), axis=-1))
         return _Running(top, shrink * running.sum + jnp.sum(e, axis=-1), weighted, target), None
 
     end, _ = jax.lax.scan(absorb, start, _blocks(weight, spec))

@@ -39,7 +39,7 @@ def linear_logprobs(
     Args:
         hidden: [..., D] float array.
         head: `Head`, or its weight [V, D] alone.
-        targets: [...] int array.
+        targets: [...] int array, from 0 to below the vocabulary's size; a padded row of the head has logp -inf.
         want: which fields of `LogprobOut` to compute; the others are None and cost nothing.
         mask: [...] bool array; where it is False the outputs are 0, no gradient flows, and `hidden` may be anything.
         temperature: scalar, may be traced; None means 1.
@@ -59,7 +59,7 @@ def linear_logprobs(
     unknown = [name for name in want if name not in FIELDS]
     if unknown:
         raise ValueError(f"want={tuple(want)} has unknown fields {unknown}; choose among {FIELDS}")
-    run = _IMPLEMENTATIONS.get(implementation or "chunked")
+    run = _IMPLEMENTATIONS.get("chunked" if implementation is None else implementation)
     if run is None:
         raise ValueError(f"implementation={implementation!r} is unknown; choose among {sorted(_IMPLEMENTATIONS)}")
 

@@ -12,7 +12,11 @@ from jaxrlhf.types import Head, LogprobOut
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
     """The logits of [..., D] hidden states: [..., V] float32, -inf at padded rows of the vocabulary."""
     logits = head.scale * jnp.einsum(
-        "...d,vd->...v", hidden, head.weight, preferred_element_type=jnp.float32, precision=matmul_precision(hidden)
+        "...d,vd->...v",
+        hidden,
+        head.weight.astype(hidden.dtype),
+        preferred_element_type=jnp.float32,
+        precision=matmul_precision(hidden),
     )
     if head.bias is not None:
         logits = logits + head.bias.reshape((1,) * (hidden.ndim - 1) + (-1,)).astype(jnp.float32)

@@ -1,0 +1,46 @@
+"""Direct preference optimisation: the loss of a `PairBatch` under a policy and a frozen reference."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrlhf.losses import dpo_loss
+from jaxrlhf.ops.stats import Sum, mean_of
+from jaxrlhf.steps.reward import pairwise_totals
+from jaxrlhf.steps.scoring import flat_answers, present, sequence_logprobs, token_logprobs
+from jaxrlhf.steps.update import LossFn
+from jaxrlhf.types import Hyper, Metrics, Model, PairBatch, Params
+
+dpo_totals = pairwise_totals
+
+
+def preference_loss(model: Model) -> LossFn:
+    """The `loss_fn` of DPO. `frozen` is the reference's parameters; reads `hyper["beta"]`."""
+
+    def loss_fn(
+        params: Params, frozen: Params, batch: PairBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        rows = flat_answers(batch.answers)
+        out, mask = token_logprobs(model, params, rows, want=("logp", "lse", "entropy", "max_logit"), key=key)
+        ref, _ = token_logprobs(model, frozen, rows)
+        assert out.logp is not None and out.lse is not None and out.entropy is not None and ref.logp is not None
+        sums = sequence_logprobs(out.logp, mask).reshape(-1, 2)
+        ref_sums = sequence_logprobs(ref.logp, mask).reshape(-1, 2)
+        loss, metrics = dpo_loss(
+            sums[:, 0],
+            sums[:, 1],
+            ref_sums[:, 0],
+            ref_sums[:, 1],
+            beta=hyper["beta"],
+            valid=jnp.all(present(batch.answers), axis=1),
+            denom=totals,
+        )
+        return loss, {
+            **metrics,
+            "entropy": mean_of(out.entropy, mask),
+            "mean_token_accuracy": mean_of(out.logp + out.lse >= out.max_logit, mask),
+            "num_tokens": Sum(jnp.sum(rows.segment_ids != 0, dtype=jnp.float32)),
+        }
+
+    return loss_fn

@@ -1,0 +1,81 @@
+"""From a batch and a model to what losses take: per-token log-probabilities, values, and scores of whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrlhf.kernels import linear_logprobs
+from jaxrlhf.ops.masked import masked_sum
+from jaxrlhf.types import LogprobOut, Model, Params, TokenBatch
+
+
+def token_logprobs(
+    model: Model,
+    params: Params,
+    batch: TokenBatch,
+    *,
+    want: Sequence[str] = ("logp",),
+    temperature: jax.Array | float | None = None,
+    key: jax.Array | None = None,
+) -> tuple[LogprobOut, jax.Array]:
+    """Log-probabilities of a batch's targets at the columns that a loss reads.
+
+    Args:
+        model: the policy.
+        params: its parameters.
+        batch: `TokenBatch` of [B, T].
+        want: fields of `LogprobOut` to compute.
+        temperature: divides the logits.
+        key: for dropout.
+
+    Returns:
+        `LogprobOut` of [B, C] arrays, 0 outside the mask, and the mask [B, C]; C is T where the batch names no columns.
+    """
+    hidden = _hidden(model, params, batch, key)
+    targets, mask = at_columns(batch, batch.targets), at_columns(batch, batch.mask)
+    return linear_logprobs(hidden, model.head(params), targets, want=want, mask=mask, temperature=temperature), mask
+
+
+def token_values(model: Model, params: Params, batch: TokenBatch, *, key: jax.Array | None = None) -> jax.Array:
+    """Values of a model with a scalar head at the columns that a loss reads: [B, C] float32, 0 outside the mask."""
+    hidden, mask = _hidden(model, params, batch, key), at_columns(batch, batch.mask)
+    weight = model.head(params).weight[0].astype(jnp.float32)
+    values = jnp.einsum("bcd,d->bc", hidden.astype(jnp.float32), weight)
+    return jnp.where(mask, values, 0.0)
+
+
+def sequence_logprobs(logprobs: jax.Array, mask: jax.Array) -> jax.Array:
+    """Sum over the tokens of each row: [B, C] and its mask to [B]."""
+    return masked_sum(logprobs, mask, axis=1)
+
+
+def sequence_scores(model: Model, params: Params, batch: TokenBatch, *, key: jax.Array | None = None) -> jax.Array:
+    """Scores [B] of whole sequences: the scalar at the one True of each row of the mask; 0 for rows without one."""
+    return jnp.sum(token_values(model, params, batch, key=key), axis=1)
+
+
+def at_columns(batch: TokenBatch, values: jax.Array) -> jax.Array:
+    """Picks the columns that a loss reads: [B, T, ...] to [B, C, ...]; padding columns give 0 and False."""
+    if batch.columns is None:
+        return values
+    fill: Any = False if values.dtype == bool else 0
+    return jax.vmap(lambda row, columns: row.at[columns].get(mode="fill", fill_value=fill))(values, batch.columns)
+
+
+def flat_answers(answers: TokenBatch) -> TokenBatch:
+    """Rows of answers: leaves [B, K, ...] become [B * K, ...], answers to a prompt next to each other."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), answers)
+
+
+def present(answers: TokenBatch) -> jax.Array:
+    """[B, K] bool: which of the answers [B, K, T] are there; one that is all padding is not."""
+    return jnp.any(answers.segment_ids != 0, axis=-1)
+
+
+def _hidden(model: Model, params: Params, batch: TokenBatch, key: jax.Array | None) -> jax.Array:
+    output = model.apply(params, batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids, key=key)
+    return at_columns(batch, output.hidden)
