@@ -1,0 +1,1 @@
+"""Train steps: a batch and a model to a loss, a loss to an update."""

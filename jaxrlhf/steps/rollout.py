@@ -1,4 +1,4 @@
-"""From sampled answers to a `Rollout`: log-probabilities by the training forward, values, shaped rewards, advantages."""
+"""From sampled answers to a `Rollout`: log-probabilities by the training forward, values, rewards, advantages."""
 
 from __future__ import annotations
 

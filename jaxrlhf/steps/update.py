@@ -1,9 +1,9 @@
 """The one train step: `step(state, frozen, batch, hyper) -> (state, metrics)`, for every method.
 
 A method is a `loss_fn(params, frozen, micro, totals, hyper, key) -> (scalar, metrics)` and a `totals_fn(batch)`. Totals
-(token counts, pair counts) depend on the batch and not on the parameters, so they are summed over the whole batch before
-the scan over micro-batches; each micro-batch divides by them and the parts add up. N micro-batches then equal one big
-batch, and eight devices equal one, in loss and in gradient.
+(token counts, pair counts) depend on the batch and not on the parameters, so they are summed over the whole batch
+before the scan over micro-batches; each micro-batch divides by them and the parts add up. N micro-batches then equal
+one big batch, and eight devices equal one, in loss and in gradient.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def make_update(
     """Builds the train step of a method; the caller jits it and donates the state.
 
     The gradient is clipped to the norm `hyper["max_grad_norm"]`, as PyTorch does it (norm + 1e-6), and the optimizer's
-    direction is multiplied by `hyper["learning_rate"]`. Where the loss or the norm of the gradient is not finite the
-    parameters and the optimizer state stay as they are and `skipped` counts 1; `step` advances all the same, since data,
-    keys and rates are functions of it.
+    direction is multiplied by `hyper["learning_rate"]`. Where the loss or the norm of the gradient is not finite, the
+    parameters and the optimizer state stay as they are and `skipped` counts 1; `step` advances all the same, since
+    data, keys and rates are functions of it.
 
     Args:
         loss_fn: loss of a micro-batch, divided by the totals of the whole batch.
@@ -100,7 +100,7 @@ def make_update(
 def split_rows(batch: Any, parts: int) -> Any:
     """Cuts the rows of a batch into parts: leaves [B, ...] become [parts, B / parts, ...].
 
-    Part i takes rows i, i + parts, ...: a device that holds a contiguous share of the rows holds its share of each part.
+    Part i takes rows i, i + parts, ...: a device that holds neighbouring rows holds its share of each part.
 
     Raises:
         ValueError: if the number of rows is no multiple of `parts`.

@@ -1,0 +1,1 @@
+"""One flat program a method: `run(config)`."""

@@ -1,0 +1,115 @@
+"""Python rewards: any callable on prompts and completions, run on the host.
+
+A reward is `f(prompts, completions, **columns) -> list[float | None]`: one number an answer, None where it has no
+opinion. `columns` are the other columns of the data, one value an answer. It may look at the whole batch at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RewardFn = Callable[..., Sequence[float | None]]
+
+
+def load_reward(spec: str) -> RewardFn:
+    """Imports a reward by name: the one import by name in the package, of what the user's own command names.
+
+    Args:
+        spec: `path/to/file.py:function`, or `package.module:function`.
+
+    Raises:
+        ValueError: if the name has no colon, the file or module is not there, or has no such function.
+    """
+    where, colon, name = spec.rpartition(":")
+    if not colon:
+        raise ValueError(f"reward {spec!r} names no function; write path.py:function or package.module:function")
+    module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
+        raise ValueError(f"reward {spec!r}: {where} has no function {name!r}; it has {known}")
+    return function
+
+
+def total_scores(
+    rewards: Sequence[RewardFn],
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Calls every reward and adds up what they say.
+
+    Args:
+        rewards: the functions.
+        prompts: B prompts, strings or message lists.
+        completions: B answers.
+        columns: further columns of B values.
+
+    Returns:
+        Sums [B] float32, NaN where one of them had no opinion; and each function's own scores by its name.
+
+    Raises:
+        ValueError: if a reward returns another number of values, or one that is no finite number.
+    """
+    by_name = {name: _call(reward, name, prompts, completions, columns) for name, reward in _named(rewards)}
+    return np.sum(list(by_name.values()), axis=0, dtype=np.float32), by_name
+
+
+def reward_name(reward: RewardFn) -> str:
+    """The name that metrics of a reward carry."""
+    return getattr(reward, "__name__", type(reward).__name__)
+
+
+def _named(rewards: Sequence[RewardFn]) -> list[tuple[str, RewardFn]]:
+    names = [reward_name(reward) for reward in rewards]
+    return [
+        (name if names.count(name) == 1 else f"{name}_{number}", reward)
+        for number, (name, reward) in enumerate(zip(names, rewards, strict=True))
+    ]
+
+
+def _call(
+    reward: RewardFn,
+    name: str,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+) -> np.ndarray:
+    values = reward(list(prompts), list(completions), **columns)
+    if not isinstance(values, Sequence | np.ndarray) or len(values) != len(completions):
+        found = f"{len(values)} values" if isinstance(values, Sequence | np.ndarray) else type(values).__name__
+        raise ValueError(f"reward {name} returned {found} for {len(completions)} completions; return one number each")
+    return np.array([_number(value, name, row) for row, value in enumerate(values)], np.float32)
+
+
+def _number(value: Any, name: str, row: int) -> float:
+    if value is None:
+        return math.nan
+    is_number = isinstance(value, numbers.Real | np.generic) or getattr(value, "shape", None) == ()
+    if not is_number or not math.isfinite(float(value)):
+        raise ValueError(f"reward {name} returned {value!r} for completion {row}; return a finite number, or None")
+    return float(value)
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"reward file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str) -> Any:
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
+        raise ValueError(f"reward module {name!r} is not installed; to name a file, end it with .py")
+    return importlib.import_module(name)
