@@ -43,8 +43,8 @@ def decays(params: Params) -> Params:
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
     """The learning rate of a step.
 
-    Warmup is linear, from peak / warmup_steps at step 0 (transformers starts at 0, which wastes a step) to the peak; then
-    "linear" and "cosine" fall to 0 at `total_steps`.
+    Warmup is linear, from peak / warmup_steps at step 0 to the peak (transformers starts at 0, which wastes a step);
+    then "linear" and "cosine" fall to 0 at `total_steps`.
 
     Args:
         step: number of steps taken before this one.

@@ -1,7 +1,7 @@
 """What travels between the parts: batches, rollouts, train states, and the functions that make a model.
 
-Dimension letters: B rows of a batch, K answers to a prompt, P prompt tokens, R response tokens, T tokens, C columns that
-a loss reads, S cache slots, D width, V vocabulary, L layers, KH key/value heads, Dh head width.
+Dimension letters: B rows of a batch, K answers to a prompt, P prompt tokens, R response tokens, T tokens, C columns
+that a loss reads, S cache slots, D width, V vocabulary, L layers, KH key/value heads, Dh head width.
 
 Every class here is a pytree of arrays (on the host: of numpy arrays of the same shapes), except `Model`, which is three
 pure functions.
@@ -211,7 +211,8 @@ class LogprobOut(NamedTuple):
         logp: log-probability of the target.
         lse: log of the sum of exp(logits).
         entropy: entropy of the distribution, nats.
-        max_logit: the largest logit; the target is the argmax where `logp + lse >= max_logit`.
+        max_logit: the largest logit; the target is the argmax where `logp >= max_logit - lse`, which rounds alike on
+            both sides.
     """
 
     logp: jax.Array | None = None

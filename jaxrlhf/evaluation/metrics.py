@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -12,20 +11,19 @@ from jaxrlhf.ops.stats import reduce_stacked, values_of
 from jaxrlhf.types import Metrics
 
 
-def average(evaluate: Callable[[Any], Metrics], batches: Iterable[Any]) -> dict[str, float]:
-    """Evaluates every batch and merges the metrics by their weights, so padded rows and uneven batches do no harm.
+def average(parts: Iterable[Metrics]) -> dict[str, float]:
+    """Merges the metrics of batches by their weights, so padded rows and uneven batches do no harm.
 
     Args:
-        evaluate: batch to metrics, compiled.
-        batches: the evaluation set, each row once.
+        parts: the metrics of each batch of the evaluation set.
 
     Returns:
         Metric name to value.
 
     Raises:
-        ValueError: if there are no batches.
+        ValueError: if there are none.
     """
-    parts = [evaluate(batch) for batch in batches]
+    parts = list(parts)
     if not parts:
         raise ValueError("the evaluation set has no batches")
     merged = reduce_stacked(jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))

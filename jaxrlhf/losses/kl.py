@@ -45,8 +45,8 @@ _ESTIMATORS = {
 def kl_shaped_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_coef: jax.Array | float) -> jax.Array:
     """Per-token rewards of RLHF: -kl_coef * kl at every response token, the score added at the last one.
 
-    The last token is the end-of-sequence token of a finished answer, or the token at which the length ran out. (TRL adds
-    the score one position later; with lambda < 1 the advantages differ.)
+    The last token is the end-of-sequence token of a finished answer, or the token at which the length ran out. (TRL
+    adds the score one position later; with lambda < 1 the advantages differ.)
 
     Args:
         scores: [B] float array, score of each answer.
@@ -59,7 +59,7 @@ def kl_shaped_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_c
     """
     chex.assert_rank([scores, kl, mask], [1, 2, 2])
     chex.assert_equal_shape([kl, mask])
-    penalty = jnp.where(mask, -kl_coef * kl, 0.0)
+    penalty = jnp.where(mask, -kl_coef * kl.astype(jnp.float32), 0.0)
     return penalty + jnp.where(last_token(mask), scores[:, None], 0.0)
 
 

@@ -41,7 +41,7 @@ def ppo_policy_loss(
     chex.assert_equal_shape(arrays)
     advantages = jax.lax.stop_gradient(advantages)
     # Padding is selected away before exp: its difference may overflow, and the gradient of inf is NaN.
-    log_ratio = jnp.where(mask, logprobs - jax.lax.stop_gradient(old_logprobs), 0.0)
+    log_ratio = jnp.where(mask, logprobs.astype(jnp.float32) - jax.lax.stop_gradient(old_logprobs), 0.0)
     ratio = jnp.exp(log_ratio)
     plain = -advantages * ratio
     clipped = -advantages * jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)

@@ -42,8 +42,8 @@ def dpo_loss(
     chex.assert_rank(sums, 1)
     chex.assert_equal_shape(sums)
     valid = jnp.ones(chosen_logps.shape, bool) if valid is None else valid
-    chosen = beta * (chosen_logps - jax.lax.stop_gradient(ref_chosen_logps))
-    rejected = beta * (rejected_logps - jax.lax.stop_gradient(ref_rejected_logps))
+    chosen = beta * _log_ratio(chosen_logps, ref_chosen_logps, valid)
+    rejected = beta * _log_ratio(rejected_logps, ref_rejected_logps, valid)
     per_pair = -jax.nn.log_sigmoid(chosen - rejected)
     metrics = {
         "loss": mean_of(per_pair, valid),
@@ -55,3 +55,8 @@ def dpo_loss(
         "logps/rejected": mean_of(rejected_logps, valid),
     }
     return masked_mean(per_pair, valid, denom), metrics
+
+
+def _log_ratio(logps: jax.Array, ref_logps: jax.Array, valid: jax.Array) -> jax.Array:
+    # Selected before the sigmoid, whose gradient at NaN is NaN even for a cotangent of 0.
+    return jnp.where(valid, logps.astype(jnp.float32) - jax.lax.stop_gradient(ref_logps), 0.0)

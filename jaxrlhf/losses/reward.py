@@ -39,11 +39,14 @@ def pairwise_reward_loss(
     chex.assert_rank([chosen, rejected], 1)
     chex.assert_equal_shape([chosen, rejected])
     valid = jnp.ones(chosen.shape, bool) if valid is None else valid
-    gap = (chosen - rejected).astype(jnp.float32)
+    # Selected before the sigmoid, whose gradient at NaN is NaN even for a cotangent of 0.
+    chosen = jnp.where(valid, chosen.astype(jnp.float32), 0.0)
+    rejected = jnp.where(valid, rejected.astype(jnp.float32), 0.0)
+    gap = chosen - rejected
     if margin is not None:
         chex.assert_equal_shape([chosen, margin])
     shortfall = gap if margin is None else gap - margin
-    per_pair = -jax.nn.log_sigmoid(shortfall) + center_coef * jnp.square((chosen + rejected).astype(jnp.float32))
+    per_pair = -jax.nn.log_sigmoid(shortfall) + center_coef * jnp.square(chosen + rejected)
     metrics = {
         "loss": mean_of(per_pair, valid),
         "accuracy": mean_of(_wins(gap), valid),
@@ -79,7 +82,7 @@ def kwise_reward_loss(
     chex.assert_rank([rewards, ranks], 2)
     chex.assert_equal_shape([rewards, ranks])
     valid = jnp.ones(rewards.shape, bool) if valid is None else valid
-    rewards = rewards.astype(jnp.float32)
+    rewards = jnp.where(valid, rewards.astype(jnp.float32), 0.0)  # a NaN would reach every answer through the gaps
     gap = rewards[:, :, None] - rewards[:, None, :]  # [B, K, K]: winner, loser
     pairs = comparable_pairs(ranks, valid)
     count = jnp.sum(pairs, axis=(1, 2))

@@ -39,6 +39,8 @@ def ppo_value_loss(
     chex.assert_rank(arrays, 2)
     chex.assert_equal_shape(arrays)
     old_values, returns = jax.lax.stop_gradient((old_values, returns))
+    # Selected before the square, whose gradient at NaN is NaN even where the mask gives it a cotangent of 0.
+    values = jnp.where(mask, values.astype(jnp.float32), 0.0)
     near = jnp.clip(values, old_values - clip_eps, old_values + clip_eps)
     plain, clipped = jnp.square(values - returns), jnp.square(near - returns)
     per_token = 0.5 * jnp.maximum(plain, clipped)

@@ -55,8 +55,8 @@ def whiten(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
         mask: bool array of the same shape.
         eps: added to the variance.
     """
-    mean, scale = _mean_and_scale(values, mask, eps)
-    return jnp.where(mask, (values - mean) * scale, 0.0)
+    scaled, _ = _scale_around_mean(values, mask, eps)
+    return jnp.where(mask, scaled, 0.0)
 
 
 def whiten_keep_mean(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
@@ -65,12 +65,14 @@ def whiten_keep_mean(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> j
     This is what PPO implementations do to rewards, where a shift would change the task (a longer answer would collect
     it more often). Arguments as for `whiten`.
     """
-    mean, scale = _mean_and_scale(values, mask, eps)
-    return jnp.where(mask, (values - mean) * scale + mean, 0.0)
+    scaled, mean = _scale_around_mean(values, mask, eps)
+    return jnp.where(mask, scaled + mean, 0.0)
 
 
-def _mean_and_scale(values: jax.Array, mask: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+def _scale_around_mean(values: jax.Array, mask: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+    # Selected before the square: at NaN its gradient is NaN even for a cotangent of 0, and the mean spreads it.
+    values = jnp.where(mask, values.astype(jnp.float32), 0.0)
     count = masked_count(mask)
     mean = masked_sum(values, mask) / count
     variance = masked_sum(jnp.square(values - mean), mask) / jnp.maximum(count - 1.0, 1.0)
-    return mean, jax.lax.rsqrt(variance + eps)
+    return (values - mean) * jax.lax.rsqrt(variance + eps), mean

@@ -1,8 +1,8 @@
-"""Metrics that add up: a sum with its weight, an extreme, the moments of a sample.
+"""Metrics that add up: a sum with its weight, an extreme, a count.
 
-A mean of means is wrong wherever the parts differ in size, so losses and steps never return a mean: they return what a
-mean is made of. Parts of a batch are stacked along a leading axis by `lax.scan` and merged by `reduce_stacked`; `.value`
-is the number to print.
+A mean of means is wrong wherever the parts differ in size, so losses and steps never return a mean: they return what
+a mean is made of. Parts of a batch are stacked along a leading axis by `lax.scan` and merged by `reduce_stacked`;
+`.value` is the number to print.
 """
 
 from __future__ import annotations

@@ -39,13 +39,13 @@ def load_reward(spec: str) -> RewardFn:
     return function
 
 
-def total_scores(
+def call_rewards(
     rewards: Sequence[RewardFn],
     prompts: Sequence[Any],
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Calls every reward and adds up what they say.
+) -> dict[str, np.ndarray]:
+    """Calls every reward.
 
     Args:
         rewards: the functions.
@@ -54,13 +54,12 @@ def total_scores(
         columns: further columns of B values.
 
     Returns:
-        Sums [B] float32, NaN where one of them had no opinion; and each function's own scores by its name.
+        Name of the reward -> its scores [B] float32, NaN where it has no opinion.
 
     Raises:
         ValueError: if a reward returns another number of values, or one that is no finite number.
     """
-    by_name = {name: _call(reward, name, prompts, completions, columns) for name, reward in _named(rewards)}
-    return np.sum(list(by_name.values()), axis=0, dtype=np.float32), by_name
+    return {name: _call(reward, name, prompts, completions, columns) for name, reward in _named(rewards)}
 
 
 def reward_name(reward: RewardFn) -> str:

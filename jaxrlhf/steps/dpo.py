@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.losses import dpo_loss
-from jaxrlhf.ops.stats import Sum, mean_of
+from jaxrlhf.ops.stats import mean_of
 from jaxrlhf.steps.reward import pairwise_totals
-from jaxrlhf.steps.scoring import flat_answers, present, sequence_logprobs, token_logprobs
+from jaxrlhf.steps.scoring import flat_answers, num_tokens, present, sequence_logprobs, token_logprobs
 from jaxrlhf.steps.update import LossFn
 from jaxrlhf.types import Hyper, Metrics, Model, PairBatch, Params
 
@@ -24,7 +24,8 @@ def preference_loss(model: Model) -> LossFn:
         rows = flat_answers(batch.answers)
         out, mask = token_logprobs(model, params, rows, want=("logp", "lse", "entropy", "max_logit"), key=key)
         ref, _ = token_logprobs(model, frozen, rows)
-        assert out.logp is not None and out.lse is not None and out.entropy is not None and ref.logp is not None
+        assert out.logp is not None and out.lse is not None and ref.logp is not None
+        assert out.entropy is not None and out.max_logit is not None
         sums = sequence_logprobs(out.logp, mask).reshape(-1, 2)
         ref_sums = sequence_logprobs(ref.logp, mask).reshape(-1, 2)
         loss, metrics = dpo_loss(
@@ -39,8 +40,8 @@ def preference_loss(model: Model) -> LossFn:
         return loss, {
             **metrics,
             "entropy": mean_of(out.entropy, mask),
-            "mean_token_accuracy": mean_of(out.logp + out.lse >= out.max_logit, mask),
-            "num_tokens": Sum(jnp.sum(rows.segment_ids != 0, dtype=jnp.float32)),
+            "mean_token_accuracy": mean_of(out.logp >= out.max_logit - out.lse, mask),
+            "num_tokens": num_tokens(rows),
         }
 
     return loss_fn

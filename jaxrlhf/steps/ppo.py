@@ -11,11 +11,15 @@ import optax
 
 from jaxrlhf.losses import ppo_policy_loss, ppo_value_loss
 from jaxrlhf.ops.stats import mean_of, reduce_stacked
+from jaxrlhf.steps.rollout import Experience, make_rollout
 from jaxrlhf.steps.scoring import token_logprobs, token_values
 from jaxrlhf.steps.update import LossFn, make_update
 from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout, TrainState
 
-TrainFn = Callable[[TrainState, TrainState, Rollout, Hyper], tuple[TrainState, TrainState, Metrics]]
+States = dict[str, TrainState]
+"""The models that are trained, "policy" and "critic"."""
+
+LearnFn = Callable[[States, Experience, Hyper], tuple[States, Metrics]]
 
 
 def policy_loss(model: Model) -> LossFn:
@@ -57,56 +61,53 @@ def rollout_totals(rollout: Rollout) -> jax.Array:
     return jnp.sum(rollout.mask, dtype=jnp.float32)
 
 
-def make_train(
+def make_learn(
     policy: Model,
     critic: Model,
-    policy_optimizer: optax.GradientTransformation,
-    critic_optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
+    whiten_rewards: bool,
     epochs: int,
     mini_batches: int,
     micro_batches: int,
     seed: int,
-) -> TrainFn:
-    """Builds `train(policy_state, critic_state, rollout, hyper) -> (policy_state, critic_state, metrics)`.
+) -> LearnFn:
+    """Builds `learn(states, experience, hyper) -> (states, metrics)`: one rollout, all its updates, one program.
 
-    Every epoch visits all rows of the rollout in `mini_batches` updates of both models: the first in the order in which
-    they were sampled, which is random already, later ones in an order drawn from (seed, step, epoch).
+    Every epoch visits all rows in `mini_batches` updates of both models: the first in the order in which they were
+    sampled, which is random already, later ones in an order drawn from (seed, step, epoch).
 
     Args:
         policy: the policy.
         critic: a model with a scalar head.
-        policy_optimizer: direction of the policy's updates; the rate is `hyper["learning_rate"]`.
-        critic_optimizer: direction of the critic's updates; the rate is `hyper["critic_learning_rate"]`.
+        optimizer: direction of the updates; the rates are `learning_rate` and `critic_learning_rate` of `hyper`.
+        whiten_rewards: see `make_rollout`.
         epochs: passes over the rollout.
         mini_batches: updates in an epoch; divides the rows.
         micro_batches: parts of an update; divides the rows of a mini-batch.
         seed: of the order and of dropout.
     """
     update_policy = make_update(
-        policy_loss(policy), rollout_totals, policy_optimizer, micro_batches=micro_batches, seed=seed
+        policy_loss(policy), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed
     )
-    update_critic = make_update(
-        value_loss(critic), rollout_totals, critic_optimizer, micro_batches=micro_batches, seed=seed
-    )
+    update_critic = make_update(value_loss(critic), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
-    def train(
-        policy_state: TrainState, critic_state: TrainState, rollout: Rollout, hyper: Hyper
-    ) -> tuple[TrainState, TrainState, Metrics]:
+    def learn(states: States, experience: Experience, hyper: Hyper) -> tuple[States, Metrics]:
+        rollout, metrics = make_rollout(experience, hyper, whiten_rewards=whiten_rewards)
         critic_hyper = {**hyper, "learning_rate": hyper["critic_learning_rate"]}
-        key = jax.random.fold_in(jax.random.key(seed), policy_state.step)
+        key = jax.random.fold_in(jax.random.key(seed), states["policy"].step)
 
-        def update(states: tuple[TrainState, TrainState], rows: jax.Array):
+        def update(states: States, rows: jax.Array) -> tuple[States, Metrics]:
             part = jax.tree.map(lambda leaf: leaf[rows], rollout)
-            policy_state, metrics = update_policy(states[0], None, part, hyper)
-            critic_state, critic_metrics = update_critic(states[1], None, part, critic_hyper)
-            return (policy_state, critic_state), {**metrics, **_renamed(critic_metrics)}
+            policy_state, metrics = update_policy(states["policy"], None, part, hyper)
+            critic_state, critic_metrics = update_critic(states["critic"], None, part, critic_hyper)
+            return {"policy": policy_state, "critic": critic_state}, {**metrics, **_renamed(critic_metrics)}
 
         order = _row_order(key, rollout.mask.shape[0], epochs, mini_batches)
-        (policy_state, critic_state), metrics = jax.lax.scan(update, (policy_state, critic_state), order)
-        return policy_state, critic_state, reduce_stacked(metrics)
+        states, train_metrics = jax.lax.scan(update, states, order)
+        return states, {**metrics, **reduce_stacked(train_metrics)}
 
-    return train
+    return learn
 
 
 def _row_order(key: jax.Array, rows: int, epochs: int, mini_batches: int) -> jax.Array:

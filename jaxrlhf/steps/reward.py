@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.losses import kwise_reward_loss, pairwise_reward_loss
 from jaxrlhf.losses.reward import comparable_pairs
-from jaxrlhf.ops.stats import Sum
-from jaxrlhf.steps.scoring import flat_answers, present, sequence_scores
+from jaxrlhf.steps.scoring import flat_answers, num_tokens, present, sequence_scores
 from jaxrlhf.steps.update import LossFn
 from jaxrlhf.types import Hyper, Metrics, Model, PairBatch, Params, RankedBatch, TokenBatch
 
@@ -31,7 +30,7 @@ def pairwise_loss(model: Model, *, center_coef: float) -> LossFn:
             valid=_pair_there(batch),
             denom=totals,
         )
-        return loss, {**metrics, "num_tokens": _num_tokens(batch.answers)}
+        return loss, {**metrics, "num_tokens": num_tokens(batch.answers)}
 
     return loss_fn
 
@@ -50,7 +49,7 @@ def kwise_loss(model: Model) -> LossFn:
         del frozen, hyper
         scores = answer_scores(model, params, batch.answers, key)
         loss, metrics = kwise_reward_loss(scores, batch.ranks, valid=present(batch.answers), denom=totals)
-        return loss, {**metrics, "num_tokens": _num_tokens(batch.answers)}
+        return loss, {**metrics, "num_tokens": num_tokens(batch.answers)}
 
     return loss_fn
 
@@ -69,7 +68,3 @@ def answer_scores(model: Model, params: Params, answers: TokenBatch, key: jax.Ar
 
 def _pair_there(batch: PairBatch) -> jax.Array:
     return jnp.all(present(batch.answers), axis=1)
-
-
-def _num_tokens(answers: TokenBatch) -> Sum:
-    return Sum(jnp.sum(answers.segment_ids != 0, dtype=jnp.float32))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +13,83 @@ from jaxrlhf.losses import gae, kl_estimate, kl_shaped_rewards, whiten, whiten_k
 from jaxrlhf.losses.kl import last_token
 from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import Sum, max_of, mean_of, min_of
-from jaxrlhf.steps.scoring import sequence_scores, token_logprobs, token_values
+from jaxrlhf.steps.scoring import num_tokens, sequence_scores, token_logprobs, token_values
 from jaxrlhf.steps.update import join_rows, split_rows
 from jaxrlhf.types import Hyper, Metrics, Model, Params, PromptBatch, Rollout, Samples, TokenBatch
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What the models say of sampled answers, each [B, R] float32 and 0 outside the answer.
+class Experience:
+    """Sampled answers and what everyone says of them; [B, R] arrays are float32 and 0 outside the answer.
 
     Attributes:
-        logprobs: under the policy, by the training forward.
-        ref_logprobs: under the reference.
-        values: by the critic.
+        batch: prompts and answers as `response_batch` makes them.
+        samples: `Samples` of B rows.
+        logprobs: [B, R], under the policy, by the training forward.
+        ref_logprobs: [B, R], under the reference.
+        values: [B, R], by the critic.
+        scores: name of a reward -> [B] float32, NaN where it has no opinion.
     """
 
+    batch: TokenBatch
+    samples: Samples
     logprobs: jax.Array
     ref_logprobs: jax.Array
     values: jax.Array
+    scores: Mapping[str, jax.Array]
+
+
+JudgeFn = Callable[[Params, Params, Mapping[str, Any], PromptBatch, Samples, Hyper], Experience]
+
+
+def make_judge(policy: Model, critic: Model, scorer: Model | None, *, parts: int, answers: int) -> JudgeFn:
+    """Builds `judge(policy_params, critic_params, frozen, prompts, samples, hyper) -> Experience`.
+
+    `frozen` holds the parameters of the reference under "reference", and of the reward model under "scorer". Rows go
+    through policy, reference and critic in the parts in which the update will take them, so that the same rows meet the
+    same shapes in both and the ratio of the first update is exactly 1.
+
+    Args:
+        policy: also the reference, under other parameters.
+        critic: a model with a scalar head.
+        scorer: a reward model that reads the policy's tokens, or None.
+        parts: micro-batches of one epoch.
+        answers: answers to each prompt.
+    """
+
+    def judge(
+        policy_params: Params,
+        critic_params: Params,
+        frozen: Mapping[str, Any],
+        prompts: PromptBatch,
+        samples: Samples,
+        hyper: Hyper,
+    ) -> Experience:
+        prompts = jax.tree.map(lambda leaf: jnp.repeat(leaf, answers, axis=0), prompts)
+        batch = response_batch(prompts, samples)
+
+        def one(part: TokenBatch) -> tuple[Any, ...]:
+            out, _ = token_logprobs(policy, policy_params, part, temperature=hyper["temperature"])
+            ref, _ = token_logprobs(policy, frozen["reference"], part, temperature=hyper["temperature"])
+            return out.logp, ref.logp, token_values(critic, critic_params, part)
+
+        logprobs, ref_logprobs, values = (
+            one(batch) if parts == 1 else join_rows(jax.lax.map(one, split_rows(batch, parts)))
+        )
+        scores = {}
+        if scorer is not None:
+            scores["reward_model"] = sequence_scores(scorer, frozen["scorer"], scorer_batch(prompts, samples))
+        return Experience(
+            batch=batch,
+            samples=samples,
+            logprobs=logprobs,
+            ref_logprobs=ref_logprobs,
+            values=values,
+            scores=scores,
+        )
+
+    return judge
 
 
 def response_batch(prompts: PromptBatch, samples: Samples) -> TokenBatch:
@@ -65,106 +124,72 @@ def scorer_batch(prompts: PromptBatch, samples: Samples) -> TokenBatch:
     )
 
 
-def make_score(
-    policy: Model, critic: Model, *, parts: int
-) -> Callable[[Params, Params, Params, TokenBatch, Hyper], Scored]:
-    """Builds `score(policy_params, ref_params, critic_params, batch, hyper) -> Scored`.
-
-    Rows go through the models in the parts in which the update will take them, so that the same rows meet the same
-    shapes in both and the ratio of the first update is exactly 1.
-
-    Args:
-        policy: also the reference, under other parameters.
-        critic: a model with a scalar head.
-        parts: micro-batches of one epoch.
-    """
-
-    def score(policy_params: Params, ref_params: Params, critic_params: Params, batch: TokenBatch, hyper: Hyper):
-        def one(part: TokenBatch) -> Scored:
-            out, _ = token_logprobs(policy, policy_params, part, temperature=hyper["temperature"])
-            ref, _ = token_logprobs(policy, ref_params, part, temperature=hyper["temperature"])
-            assert out.logp is not None and ref.logp is not None
-            values = token_values(critic, critic_params, part)
-            return Scored(logprobs=out.logp, ref_logprobs=ref.logp, values=values)
-
-        return one(batch) if parts == 1 else join_rows(jax.lax.map(one, split_rows(batch, parts)))
-
-    return score
-
-
-def make_reward_score(model: Model) -> Callable[[Params, PromptBatch, Samples], jax.Array]:
-    """Builds `reward(params, prompts, samples) -> [B] float32`: the score of a reward model that shares the ids."""
-
-    def reward(params: Params, prompts: PromptBatch, samples: Samples) -> jax.Array:
-        return sequence_scores(model, params, scorer_batch(prompts, samples))
-
-    return reward
-
-
-def make_rollout(
-    batch: TokenBatch,
-    samples: Samples,
-    scored: Scored,
-    scores: jax.Array,
-    hyper: Hyper,
-    *,
-    whiten_rewards: bool,
-) -> tuple[Rollout, Metrics]:
+def make_rollout(experience: Experience, hyper: Hyper, *, whiten_rewards: bool) -> tuple[Rollout, Metrics]:
     """Shapes rewards and estimates advantages over the whole batch.
 
+    An answer that a reward has no opinion on, and a row without a prompt (padding), teach nothing.
+
     Args:
-        batch: what `response_batch` made.
-        samples: `Samples` of B rows.
-        scored: what the models say of them.
-        scores: [B] float32, reward of each answer; NaN where there is none, and the row then teaches nothing.
-        hyper: reads `kl_coef`, `gamma`, `lam`, `missing_eos_penalty` (subtracted from the score of an answer that was
-            cut off).
+        experience: what `make_judge` made.
+        hyper: reads `kl_coef`, `gamma`, `lam`, and `missing_eos_penalty`, which is subtracted from the score of an
+            answer that was cut off.
         whiten_rewards: whether the shaped rewards are scaled to variance 1 before GAE.
 
     Returns:
-        The `Rollout`, and metrics `objective/*`, `val/num_eos_tokens`, `completions/*`.
+        The `Rollout`, and metrics `objective/*`, `rewards/*`, `completions/*`, `val/num_eos_tokens`, `num_tokens`.
     """
-    there = jnp.isfinite(scores) & jnp.any(samples.mask, axis=1)
+    samples = experience.samples
+    scores = jnp.sum(jnp.stack(list(experience.scores.values())), axis=0)
+    there = jnp.isfinite(scores) & _has_prompt(experience)
     mask = samples.mask & there[:, None]
-    scores = jnp.where(there, scores, 0.0)
-    shaped_scores = scores - jnp.where(samples.terminated, 0.0, hyper["missing_eos_penalty"])
-    kl = kl_estimate(scored.logprobs, scored.ref_logprobs, "k1")
+    shaped_scores = jnp.where(there, scores - jnp.where(samples.terminated, 0.0, hyper["missing_eos_penalty"]), 0.0)
+    kl = kl_estimate(experience.logprobs, experience.ref_logprobs, "k1")
     rewards = kl_shaped_rewards(shaped_scores, kl, mask, kl_coef=hyper["kl_coef"])
     if whiten_rewards:
         rewards = whiten_keep_mean(rewards, mask)
-    advantages, returns = gae(rewards, scored.values, mask, gamma=hyper["gamma"], lam=hyper["lam"])
+    advantages, returns = gae(rewards, experience.values, mask, gamma=hyper["gamma"], lam=hyper["lam"])
     rollout = Rollout(
-        batch=batch,
+        batch=experience.batch,
         mask=mask,
-        logprobs=scored.logprobs,
-        ref_logprobs=scored.ref_logprobs,
-        values=scored.values,
+        logprobs=experience.logprobs,
+        ref_logprobs=experience.ref_logprobs,
+        values=experience.values,
         advantages=whiten(advantages, mask),
         returns=returns,
     )
-    return rollout, _metrics(samples, scored, shaped_scores, scores, kl, mask, there, hyper)
-
-
-def _metrics(samples, scored, shaped_scores, scores, kl, mask, there, hyper: Hyper) -> Metrics:
     sequence_kl = masked_sum(kl, mask, axis=1)
     non_score = -hyper["kl_coef"] * sequence_kl
-    lengths = jnp.sum(samples.mask, axis=1)
-    return {
+    return rollout, {
         "objective/kl": mean_of(sequence_kl, there),
-        "objective/entropy": mean_of(masked_sum(-scored.logprobs, mask, axis=1), there),
+        "objective/entropy": mean_of(masked_sum(-experience.logprobs, mask, axis=1), there),
         "objective/non_score_reward": mean_of(non_score, there),
         "objective/rlhf_reward": mean_of(shaped_scores + non_score, there),
         "objective/scores": mean_of(scores, there),
-        "objective/unscored": Sum(jnp.sum(~there, dtype=jnp.float32)),
-        "val/num_eos_tokens": Sum(jnp.sum(samples.terminated, dtype=jnp.float32)),
-        "completions/mean_length": mean_of(lengths),
-        "completions/min_length": min_of(lengths, there),
-        "completions/max_length": max_of(lengths, there),
-        "completions/clipped_ratio": mean_of(~samples.terminated),
-        "sampling/sampling_logp_difference/mean": mean_of(
-            jnp.abs(samples.sampling_logprobs - scored.logprobs), samples.mask
-        ),
+        **{f"rewards/{name}/mean": mean_of(own, there) for name, own in experience.scores.items()},
+        **_sample_metrics(experience, there),
     }
+
+
+def _sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
+    samples, real = experience.samples, _has_prompt(experience)
+    lengths = jnp.sum(samples.mask, axis=1)
+    difference = jnp.abs(samples.sampling_logprobs - experience.logprobs)
+    return {
+        "objective/unscored": Sum(jnp.sum(real & ~there, dtype=jnp.float32)),
+        "val/num_eos_tokens": Sum(jnp.sum(samples.terminated & real, dtype=jnp.float32)),
+        "completions/mean_length": mean_of(lengths, real),
+        "completions/min_length": min_of(lengths, real),
+        "completions/max_length": max_of(lengths, real),
+        "completions/clipped_ratio": mean_of(~samples.terminated, real),
+        "sampling/sampling_logp_difference/mean": mean_of(difference, samples.mask & real[:, None]),
+        "sampling/sampling_logp_difference/max": max_of(difference, samples.mask & real[:, None]),
+        "num_tokens": num_tokens(experience.batch),
+    }
+
+
+def _has_prompt(experience: Experience) -> jax.Array:
+    prompt_columns = experience.batch.tokens.shape[1] + 1 - experience.samples.tokens.shape[1]
+    return jnp.any(experience.batch.segment_ids[:, :prompt_columns] != 0, axis=1)
 
 
 def _joined(prompts: PromptBatch, samples: Samples) -> tuple[jax.Array, jax.Array]:

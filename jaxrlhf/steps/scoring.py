@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.kernels import linear_logprobs
+from jaxrlhf.kernels.reference import logits_of
 from jaxrlhf.ops.masked import masked_sum
+from jaxrlhf.ops.stats import Sum
 from jaxrlhf.types import LogprobOut, Model, Params, TokenBatch
 
 
@@ -43,9 +45,8 @@ def token_logprobs(
 def token_values(model: Model, params: Params, batch: TokenBatch, *, key: jax.Array | None = None) -> jax.Array:
     """Values of a model with a scalar head at the columns that a loss reads: [B, C] float32, 0 outside the mask."""
     hidden, mask = _hidden(model, params, batch, key), at_columns(batch, batch.mask)
-    weight = model.head(params).weight[0].astype(jnp.float32)
-    values = jnp.einsum("bcd,d->bc", hidden.astype(jnp.float32), weight)
-    return jnp.where(mask, values, 0.0)
+    hidden = jnp.where(mask[..., None], hidden.astype(jnp.float32), 0.0)  # 0 * NaN is NaN in the gradient of the head
+    return jnp.where(mask, logits_of(hidden, model.head(params))[..., 0], 0.0)
 
 
 def sequence_logprobs(logprobs: jax.Array, mask: jax.Array) -> jax.Array:
@@ -69,6 +70,11 @@ def at_columns(batch: TokenBatch, values: jax.Array) -> jax.Array:
 def flat_answers(answers: TokenBatch) -> TokenBatch:
     """Rows of answers: leaves [B, K, ...] become [B * K, ...], answers to a prompt next to each other."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), answers)
+
+
+def num_tokens(batch: TokenBatch) -> Sum:
+    """The number of tokens that are not padding."""
+    return Sum(jnp.sum(batch.segment_ids != 0, dtype=jnp.float32))
 
 
 def present(answers: TokenBatch) -> jax.Array:

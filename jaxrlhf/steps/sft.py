@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.losses import lm_loss
-from jaxrlhf.ops.stats import Sum, mean_of
-from jaxrlhf.steps.scoring import token_logprobs
+from jaxrlhf.ops.stats import mean_of
+from jaxrlhf.steps.scoring import num_tokens, token_logprobs
 from jaxrlhf.steps.update import LossFn
 from jaxrlhf.types import Hyper, Metrics, Model, Params, TokenBatch
 
@@ -22,13 +22,14 @@ def sft_loss(model: Model) -> LossFn:
     ) -> tuple[jax.Array, Metrics]:
         del frozen, hyper
         out, mask = token_logprobs(model, params, batch, want=("logp", "lse", "entropy", "max_logit"), key=key)
-        assert out.logp is not None and out.lse is not None and out.entropy is not None
+        assert out.logp is not None and out.lse is not None
+        assert out.entropy is not None and out.max_logit is not None
         loss, metrics = lm_loss(out.logp, mask, denom=totals)
         return loss, {
             **metrics,
             "entropy": mean_of(out.entropy, mask),
-            "mean_token_accuracy": mean_of(out.logp + out.lse >= out.max_logit, mask),
-            "num_tokens": Sum(jnp.sum(mask, dtype=jnp.float32)),
+            "mean_token_accuracy": mean_of(out.logp >= out.max_logit - out.lse, mask),
+            "num_tokens": num_tokens(batch),
         }
 
     return loss_fn

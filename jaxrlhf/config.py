@@ -1,0 +1,239 @@
+"""Configs: frozen keyword-only dataclasses, read from YAML, overridden by `a.b=c`, and written back.
+
+The annotation of a field decides what a text means, never YAML's guess: `1e-5` is a number in a float field and `no` a
+string in a string field. Fields are bool, int, finite float, str, `Literal`, dataclasses, tuples and string-keyed
+dictionaries of these, and any of them `| None`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from jaxrlhf.config_text import COMMAND_LINE, Node, container, override, read
+
+T = TypeVar("T")
+
+ABSENT = "<absent>"
+"""What `diff` shows for a key that one side does not have."""
+
+_INVALID: Any = object()  # stands for a value that could not be read; its problem is in the list
+
+
+def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """Reads a config, and reports everything that is wrong with it at once.
+
+    Args:
+        cls: the dataclass to fill.
+        path: YAML file of at most 1 MB, or None for the defaults alone.
+        overrides: `key=value` texts such as `ppo.clip_eps=0.1` or `datasets.0.path=x`, applied in order. The value of a
+            tuple or dictionary is YAML: `stop=[a, b]`.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        FileNotFoundError: `path` does not exist.
+        ValueError: the file is not plain YAML, or keys are unknown, missing, repeated or of the wrong type; names
+            file and line of each, and what was expected.
+    """
+    problems: list[str] = []
+    root = Node({}, COMMAND_LINE) if path is None else read(Path(path), problems)
+    for text in overrides:
+        override(root, text, problems)
+    config = _convert(cls, root, "config", dataclasses.MISSING, problems)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a config dataclass as JSON-ready dictionaries, lists, strings and numbers."""
+    return _plain(config)
+
+
+def dump(config: Any) -> str:
+    """Returns the YAML text that `load` turns into an equal config."""
+    return str(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=math.inf))
+
+
+def diff(a: Any, b: Any) -> dict[str, tuple[Any, Any]]:
+    """Compares two configs.
+
+    Args:
+        a: a config, or what `to_dict` made of one (in an earlier version, say).
+        b: another.
+
+    Returns:
+        Dotted key -> (value in `a`, value in `b`) where they differ; `ABSENT` stands for no such key.
+    """
+    left, right = dict(_leaves(_plain(a))), dict(_leaves(_plain(b)))
+    pairs = {key: (left.get(key, ABSENT), right.get(key, ABSENT)) for key in [*left, *right]}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def type_name(wanted: Any) -> str:
+    """Names the type of a field as a user would: `float`, `one of 'a', 'b'`, `list of int`, `string or null`."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(repr(option) for option in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return f"{type_name(optional_type(wanted))} or null"
+    if origin is tuple:
+        return f"list of {type_name(arguments[0])}"
+    if origin is dict:
+        return f"mapping to {type_name(arguments[1])}"
+    return {str: "string", bool: "true or false"}.get(wanted) or wanted.__name__
+
+
+def optional_type(wanted: Any) -> Any:
+    """Returns X for `X | None`, and any other type as it is; a union of several is a TypeError."""
+    if typing.get_origin(wanted) not in (typing.Union, types.UnionType):
+        return wanted
+    options = [option for option in typing.get_args(wanted) if option is not types.NoneType]
+    if len(options) != 1:
+        raise TypeError(f"a config field cannot be of type {wanted}: use one type, or one type and None")
+    return options[0]
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """Returns the default of a dataclass field, `dataclasses.MISSING` if it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict | list) or not value:
+        return [(prefix, value)]
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [leaf for key, item in items for leaf in _leaves(item, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _convert(wanted: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
+    """Returns the value of type `wanted` that `node` stands for, or `_INVALID` after adding to `problems`."""
+    inner = optional_type(wanted)
+    if inner is not wanted and node.kind == "null":
+        return None
+    start = dataclasses.MISSING if default is None else default
+    if dataclasses.is_dataclass(inner):
+        return _convert_dataclass(inner, container(node, problems), key, start, problems)
+    if typing.get_origin(inner) is tuple:
+        return _convert_tuple(inner, container(node, problems), key, start, problems)
+    if typing.get_origin(inner) is dict:
+        return _convert_dict(inner, container(node, problems), key, start, problems)
+    options = typing.get_args(inner) if typing.get_origin(inner) is typing.Literal else ()
+    values = [option for option in options if _scalar(type(option), node) == option]
+    value = next(iter(values), _INVALID) if options else _scalar(inner, node)
+    if value is _INVALID:
+        _complain(node, key, type_name(wanted), problems, near=[str(option) for option in options])
+    return value
+
+
+def _convert_dataclass(cls: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
+    """Fills a dataclass; what is not given comes from `default`, an instance of it, or else from its fields."""
+    if not isinstance(node.value, dict):
+        return _complain(node, key, f"a mapping with the keys of {cls.__name__}", problems)
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    before = len(problems)
+    for name, child in node.value.items():
+        if name not in fields:
+            problems.append(f"{child.where}: {key}.{name} is unknown; {_suggestion(name, list(fields))}")
+    values = {}
+    for name, field in fields.items():
+        start = default_of(field) if default is dataclasses.MISSING else getattr(default, name)
+        child = node.value.get(name)
+        if child is None and start is not dataclasses.MISSING:
+            values[name] = start
+        elif child is not None or dataclasses.is_dataclass(hints[name]):  # for a section, tell what it lacks
+            child = Node({}, node.where) if child is None else child
+            values[name] = _convert(hints[name], child, f"{key}.{name}", start, problems)
+        else:
+            problems.append(f"{node.where}: {key}.{name} is missing; expected {type_name(hints[name])}")
+    return _INVALID if len(problems) > before else _construct(cls, values, node, key, problems)
+
+
+def _construct(cls: Any, values: dict[str, Any], node: Node, key: str, problems: list[str]) -> Any:
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:  # what the config's own checks say, with the place added
+        problems.append(f"{node.where}: {key}: {error}")
+        return _INVALID
+
+
+def _convert_tuple(wanted: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
+    """Fills a tuple from a list, or from overrides of single entries, which change entries of the default."""
+    kinds = typing.get_args(wanted)
+    entries = list(default) if node.partial and default is not dataclasses.MISSING else []
+    if isinstance(node.value, list):
+        given = dict(enumerate(node.value))
+    elif node.partial and isinstance(node.value, dict) and all(name.isdecimal() for name in node.value):
+        given = {int(name): child for name, child in node.value.items()}
+    else:
+        return _complain(node, key, type_name(wanted), problems)
+    for index, child in sorted(given.items()):
+        if index > len(entries):
+            size = f"{key} has {len(entries)} entries, counted from 0"
+            problems.append(f"{child.where}: {key}.{index} is unknown; {size}")
+            return _INVALID
+        kind = kinds[0] if kinds[-1] is Ellipsis else kinds[min(index, len(kinds) - 1)]
+        start = entries[index] if index < len(entries) else dataclasses.MISSING
+        entries[index : index + 1] = [_convert(kind, child, f"{key}.{index}", start, problems)]
+    if kinds[-1] is not Ellipsis and len(entries) != len(kinds):
+        return _complain(node, key, f"{len(kinds)} entries, not {len(entries)}", problems)
+    return tuple(entries)
+
+
+def _convert_dict(wanted: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
+    if not isinstance(node.value, dict):
+        return _complain(node, key, type_name(wanted), problems)
+    kind = typing.get_args(wanted)[1]
+    start = dict(default) if node.partial and default is not dataclasses.MISSING else {}
+    for name, child in node.value.items():
+        start[name] = _convert(kind, child, f"{key}.{name}", dataclasses.MISSING, problems)
+    return start
+
+
+def _scalar(wanted: type, node: Node) -> Any:
+    """Returns a str, bool, int or float, or `_INVALID` if the text of `node` is not one."""
+    if wanted not in (str, bool, int, float):
+        raise TypeError(f"a config field cannot be of type {wanted}; jaxrlhf.config says which it can have")
+    text = node.value
+    if not isinstance(text, str) or node.kind == "null":
+        return _INVALID
+    if wanted is str:
+        return text
+    if wanted is bool and node.kind == "bool":
+        return text.lower() == "true"
+    if wanted is int and node.kind == "int":
+        return int(text)
+    if wanted is float and node.kind in ("int", "float") and math.isfinite(float(text)):
+        return float(text)
+    return _INVALID
+
+
+def _complain(node: Node, key: str, expected: str, problems: list[str], near: Sequence[str] = ()) -> Any:
+    close = difflib.get_close_matches(str(node.value), near, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    problems.append(f"{node.where}: {key}: found {node}, expected {expected}{hint}")
+    return _INVALID
+
+
+def _suggestion(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(names)}"

@@ -1,0 +1,317 @@
+"""From text and messages to token ids, with a mask of the tokens to imitate.
+
+Prompt and answer are encoded apart and then joined. The sampler continues from the ids of the prompt, so an answer in
+the training data must follow those same ids, even where encoding the joined text would merge characters across the
+seam. In conversations the seams are where an assistant turn begins and ends. The mask is made from the lengths of the
+pieces and never from the ids, so padding may share its id with the end-of-sequence token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.rowlog import RowError, shown
+from jaxrlhf.data.rows import Message, Text
+from jaxrlhf.data.templates import BUILT_IN, chat_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Unicode noncharacters: they hide the names of special tokens in the data from the chat template's special tokens.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_HIDDEN = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A tokenizer and what was found out about it.
+
+    Attributes:
+        tokenizer: a transformers tokenizer.
+        bos: the id that it puts in front of text, or None.
+        eos: the id that ends an answer, or None if none is to be added.
+        template: jinja text for conversations, or None.
+        special_tokens: the texts that it would read as special tokens.
+        anchors: texts that may stand before the continuation of a text while it is encoded. A tokenizer that puts a
+            space before each text would otherwise put one in the middle. ("",): there is no need.
+        train_prompts: whether prompts are imitated too.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    bos: int | None
+    eos: int | None
+    template: str | None
+    special_tokens: tuple[str, ...]
+    anchors: tuple[str, ...]
+    train_prompts: bool
+
+
+class Piece(NamedTuple):
+    """A part of a sequence that is encoded by itself.
+
+    Attributes:
+        text: the text.
+        trained: whether its tokens are imitated.
+        continued: whether text stands before it.
+        special: whether names of special tokens in it mean those tokens.
+        bos: whether the beginning-of-sequence token is put before it.
+        eos: whether the end-of-sequence token is put after it.
+    """
+
+    text: str
+    trained: bool
+    continued: bool
+    special: bool = False
+    bos: bool = False
+    eos: bool = False
+
+
+class Encoded(NamedTuple):
+    """One sequence.
+
+    Attributes:
+        ids: [n] int32, token ids.
+        mask: [n] bool, True at tokens to imitate; False at the first, which nothing precedes.
+        prompt: number of ids before the first piece to imitate.
+    """
+
+    ids: np.ndarray
+    mask: np.ndarray
+    prompt: int
+
+
+def make_encoder(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Encoder:
+    """Finds out what the tokenizer does and which chat template to use.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        config: reads `add_eos`, `chat_template` and `completion_only`.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ValueError: if an end-of-sequence token is wanted and there is none, or the template is unknown.
+    """
+    bos: Any = tokenizer.bos_token_id
+    eos: Any = tokenizer.eos_token_id
+    if config.add_eos and eos is None:
+        raise ValueError("the tokenizer has no end-of-sequence token; set its eos_token, or data.add_eos=false")
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    adds_bos = bos is not None and tokenizer("a")["input_ids"][: 1 + len(plain)] == [bos, *plain]
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    prefixes_space = tokenizer.convert_ids_to_tokens(plain)[0].startswith(("\u2581", "\u0120"))  # "▁" and "Ġ"
+    return Encoder(
+        tokenizer=tokenizer,
+        bos=bos if adds_bos else None,
+        eos=eos if config.add_eos else None,
+        template=chat_template(tokenizer, config.chat_template, adds_bos=adds_bos),
+        special_tokens=tuple(sorted({*tokenizer.all_special_tokens, *added}, key=lambda token: (-len(token), token))),
+        anchors=("\n", "a", ".") if prefixes_space else ("",),
+        train_prompts=not config.completion_only,
+    )
+
+
+def check_template(encoder: Encoder, where: str) -> None:
+    """Raises ValueError if there is no template for the conversation at `where`."""
+    if encoder.template is None:
+        raise ValueError(
+            f"{where}: the row is a conversation, and the tokenizer has no chat template; set data.chat_template to "
+            f"{', '.join(BUILT_IN)} or the path of a jinja file"
+        )
+
+
+def split_answer(encoder: Encoder, prompt: Text, completion: Text) -> list[Piece]:
+    """Splits a prompt and its answer into pieces to encode.
+
+    Args:
+        encoder: the encoder.
+        prompt: text or messages; "" or [] if all is to be imitated.
+        completion: what is imitated; of messages, the assistant's.
+
+    Returns:
+        The pieces, in order.
+
+    Raises:
+        RowError: if the chat template refuses the messages, or changes earlier turns when later ones follow.
+    """
+    if isinstance(prompt, str) and isinstance(completion, str):
+        pieces = [Piece(prompt, False, False, bos=True)] if prompt else []
+        pieces.append(Piece(completion, True, bool(prompt), bos=not prompt, eos=True))
+    elif isinstance(prompt, list) and isinstance(completion, list):
+        pieces = _conversation(encoder, prompt + completion, first=len(prompt))
+    else:
+        raise TypeError("prompt and completion must both be text or both messages")
+    return [piece._replace(trained=True) for piece in pieces] if encoder.train_prompts else pieces
+
+
+def split_prompt(encoder: Encoder, prompt: Text) -> list[Piece]:
+    """Returns the pieces of a prompt to continue; their ids begin those of `split_answer` for the same prompt.
+
+    Raises:
+        RowError: if the chat template refuses the messages.
+    """
+    if isinstance(prompt, str):
+        return [Piece(prompt, False, False, bos=True)]
+    text = _render(encoder, _hide(encoder, prompt), answer_next=True)
+    return _unhide(encoder, Piece(text, False, False, special=True))
+
+
+def prompt_text(encoder: Encoder, prompt: Text) -> str:
+    """Returns a prompt as the text that a model reads."""
+    return prompt if isinstance(prompt, str) else _render(encoder, prompt, answer_next=True)
+
+
+def holds_special_token(encoder: Encoder, text: Text) -> bool:
+    """Tells whether data hold the name of a special token, such as `</s>`; it is encoded as plain text."""
+    parts = [text] if isinstance(text, str) else [message["content"] for message in text]
+    starts = {token[0] for token in encoder.special_tokens}  # few, so most texts are done before the many tokens
+    likely = [part for part in parts if any(start in part for start in starts)]
+    return any(token in part for part in likely for token in encoder.special_tokens)
+
+
+def encode(encoder: Encoder, sequences: Sequence[Sequence[Piece]]) -> list[Encoded]:
+    """Encodes many sequences, all their pieces in a few calls of the tokenizer.
+
+    Args:
+        encoder: the encoder.
+        sequences: the pieces of each sequence.
+
+    Returns:
+        The ids and mask of each sequence.
+    """
+    pieces = [piece for sequence in sequences for piece in sequence]
+    ids: list[list[int]] = [[] for _ in pieces]
+    for continued in (False, True):
+        for special in (False, True):
+            chosen = [i for i, piece in enumerate(pieces) if (piece.continued, piece.special) == (continued, special)]
+            encoded = _tokenize(encoder, [pieces[i].text for i in chosen], continued, special)
+            for i, piece_ids in zip(chosen, encoded, strict=True):
+                ids[i] = piece_ids
+    remaining = iter(ids)
+    return [_join(encoder, [(piece, next(remaining)) for piece in sequence]) for sequence in sequences]
+
+
+def _join(encoder: Encoder, pieces: list[tuple[Piece, list[int]]]) -> Encoded:
+    ids: list[int] = []
+    mask: list[bool] = []
+    prompt: int | None = None
+    for piece, piece_ids in pieces:
+        if piece.bos and encoder.bos is not None:
+            ids.append(encoder.bos)
+            mask.append(False)
+        if piece.trained and prompt is None:
+            prompt = len(ids)
+        new = piece_ids + ([encoder.eos] if piece.eos and encoder.eos is not None else [])
+        ids += new
+        mask += [piece.trained] * len(new)
+    mask[:1] = [False] * len(mask[:1])
+    return Encoded(np.array(ids, np.int32), np.array(mask, bool), len(ids) if prompt is None else prompt)
+
+
+def _conversation(encoder: Encoder, messages: list[Message], first: int) -> list[Piece]:
+    """Splits a conversation at the assistant turns from message `first` on; these are trained.
+
+    A turn is what rendering one more message adds, so it ends as the template ends it.
+    """
+    hidden = _hide(encoder, messages)
+    pieces: list[Piece] = []
+    done = ""
+    for i in range(first, len(messages)):
+        if messages[i]["role"] != "assistant":
+            continue
+        header = _render(encoder, hidden[:i], answer_next=True)
+        through = _render(encoder, hidden[: i + 1], answer_next=False)
+        _check_prefix(done, header, i)
+        _check_prefix(header, through, i)
+        answer, ended = _cut_turn(encoder, through.removeprefix(header))
+        if not answer.strip():
+            raise RowError("MASK_NONE", f"the chat template leaves nothing of message {i}, {shown(messages[i])}")
+        is_last = i == len(messages) - 1
+        pieces.append(Piece(header.removeprefix(done), False, bool(done), special=True))
+        pieces.append(Piece(answer, True, True, special=True, eos=is_last and not ended))
+        done = header + answer
+    return [part for piece in pieces for part in _unhide(encoder, piece)]
+
+
+def _cut_turn(encoder: Encoder, turn: str) -> tuple[str, bool]:
+    """Cuts a rendered turn after its end-of-turn token and tells whether there is one; nobody draws what follows it."""
+    stripped = turn.rstrip()
+    ended = stripped.endswith(encoder.special_tokens)
+    return (stripped if ended else turn), ended
+
+
+def _render(encoder: Encoder, messages: list[Message], *, answer_next: bool) -> str:
+    try:
+        text = encoder.tokenizer.apply_chat_template(
+            messages, chat_template=encoder.template, add_generation_prompt=answer_next, tokenize=False
+        )
+    except jinja2.TemplateError as error:
+        raise RowError("MSG_TEMPLATE", f"the chat template refuses the conversation: {error}") from error
+    return str(text)
+
+
+def _check_prefix(start: str, whole: str, i: int) -> None:
+    if not whole.startswith(start):
+        at = next((k for k, (a, b) in enumerate(zip(start, whole, strict=False)) if a != b), len(whole))
+        raise RowError(
+            "TEMPLATE_PREFIX",
+            f"the chat template rewrites what stands before message {i}: {shown(start[at:])} becomes "
+            f"{shown(whole[at:])}; the mask would be wrong, so set data.chat_template to one that only appends",
+        )
+
+
+def _hide(encoder: Encoder, messages: list[Message]) -> list[Message]:
+    """Replaces the names of special tokens in messages by marks that no tokenizer knows."""
+    if not holds_special_token(encoder, messages):
+        return messages
+    hidden = []
+    for message in messages:
+        content = message["content"]
+        for number, token in enumerate(encoder.special_tokens):
+            content = content.replace(token, f"{_OPEN}{number}{_CLOSE}")
+        hidden.append(message | {"content": content})
+    return hidden
+
+
+def _unhide(encoder: Encoder, piece: Piece) -> list[Piece]:
+    """Splits a piece at the marks of `_hide`, which become plain text again."""
+    parts = _HIDDEN.split(piece.text)
+    if len(parts) == 1:
+        return [piece]
+    pieces = []
+    for i, part in enumerate(parts):
+        is_mark = i % 2 == 1
+        text = encoder.special_tokens[int(part)] if is_mark else part
+        pieces.append(piece._replace(text=text, special=not is_mark, continued=piece.continued or i > 0, eos=False))
+    pieces[-1] = pieces[-1]._replace(eos=piece.eos)
+    return [part for part in pieces if part.text or part.eos]
+
+
+def _tokenize(encoder: Encoder, texts: list[str], continued: bool, special: bool) -> list[list[int]]:
+    results: list[list[int] | None] = [None] * len(texts)
+    for anchor in encoder.anchors if continued else ("",):
+        left = [i for i, ids in enumerate(results) if ids is None]
+        for i, ids in zip(left, _tokenize_after(encoder, anchor, [texts[i] for i in left], special), strict=True):
+            results[i] = ids
+    lost = next((text for text, ids in zip(texts, results, strict=True) if ids is None), None)
+    if lost is not None:
+        raise ValueError(f"the tokenizer has no way to encode {shown(lost)} as the continuation of a text")
+    return [ids for ids in results if ids is not None]
+
+
+def _tokenize_after(encoder: Encoder, anchor: str, texts: list[str], special: bool) -> list[list[int] | None]:
+    """Encodes texts as they stand after `anchor`; None where a token spans the seam."""
+    if not texts:
+        return []
+    options: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": not special, "verbose": False}
+    before = encoder.tokenizer(anchor, **options)["input_ids"] if anchor else []
+    encoded = encoder.tokenizer([anchor + text for text in texts], **options)["input_ids"]
+    return [ids[len(before) :] if ids[: len(before)] == before else None for ids in encoded]

@@ -1,0 +1,48 @@
+"""Direct preference optimisation: `run(config)`."""
+
+from __future__ import annotations
+
+from jaxrlhf.models.decoder import make_model
+from jaxrlhf.steps.dpo import dpo_totals, preference_loss
+from jaxrlhf.trainers.config import DPOConfig
+from jaxrlhf.trainers.fit import fit
+from jaxrlhf.trainers.rows import Rows, make_loaders
+from jaxrlhf.trainers.run import Trained, open_run
+from jaxrlhf.trainers.start import Start, load_reference, load_start
+
+
+def run(
+    config: DPOConfig,
+    *,
+    model: Start | None = None,
+    reference: Start | None = None,
+    dataset: Rows | None = None,
+    eval_dataset: Rows | None = None,
+) -> Trained:
+    """Trains a policy on pairs of answers; the reference stays as it is.
+
+    Args:
+        config: what to do.
+        model: a model in memory, in place of `config.model`.
+        reference: a reference in memory, in place of `config.reference`.
+        dataset: rows in memory, in place of `config.dataset`.
+        eval_dataset: rows in memory, in place of `config.eval_dataset`.
+
+    Returns:
+        The trained model and where it was written.
+    """
+    with open_run(config) as job:
+        start = load_start(config.model, job.mesh) if model is None else model
+        frozen = load_reference(config.reference, reference, start, job.mesh)
+        train, held_out = make_loaders(job, "pairs", start.tokenizer, dataset, eval_dataset)
+        params = fit(
+            job,
+            preference_loss(make_model(start.config, config.compute)),
+            dpo_totals,
+            start.params,
+            train,
+            held_out,
+            frozen=frozen,
+            constants={"beta": config.beta},
+        )
+        return job.finish(start, params)

@@ -1,0 +1,112 @@
+"""The loop of the methods that learn from a fixed set of rows: SFT, reward models, DPO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrlhf.data.loader import Loader
+from jaxrlhf.evaluation.metrics import average
+from jaxrlhf.optim import adamw_direction, learning_rate
+from jaxrlhf.sharding.place import place_batch
+from jaxrlhf.sharding.rules import shardings_for
+from jaxrlhf.steps.update import LossFn, TotalsFn, init_state, make_evaluate, make_update
+from jaxrlhf.trainers.config import OptimConfig
+from jaxrlhf.trainers.run import Run
+from jaxrlhf.trainers.start import own_copy
+from jaxrlhf.types import Hyper, Params, TrainState
+
+
+def fit(
+    run: Run,
+    loss_fn: LossFn,
+    totals_fn: TotalsFn,
+    params: Params,
+    train: Loader,
+    held_out: Loader | None,
+    *,
+    frozen: Params | None = None,
+    constants: Mapping[str, float] | None = None,
+) -> Params:
+    """Trains, evaluates, saves and resumes; what is trained is decided by the loss.
+
+    Args:
+        run: the open run.
+        loss_fn: the method's loss.
+        totals_fn: the method's totals.
+        params: to start from; copied.
+        train: batches to train on.
+        held_out: batches to evaluate on, or None.
+        frozen: parameters that the loss reads and nobody trains.
+        constants: hyper-parameters of the loss.
+
+    Returns:
+        The parameters to export: the best ones if a metric chooses, else the last.
+    """
+    config, optim = run.config, run.config.optim
+    optimizer = make_optimizer(optim)
+    state = place_state(run, params, optimizer)
+    step = jax.jit(
+        make_update(loss_fn, totals_fn, optimizer, micro_batches=config.micro_batches, seed=config.seed),
+        donate_argnums=0,
+    )
+    evaluate = jax.jit(make_evaluate(loss_fn, totals_fn))
+    fixed = make_hyper({"max_grad_norm": optim.max_grad_norm, **(constants or {})})
+
+    def held_out_metrics(params: Params, steps: int) -> dict[str, float]:
+        if held_out is None or not run.evaluates_at(steps):
+            return {}
+        run.journal.flush()
+        batches = (place_batch(batch, run.mesh) for batch in held_out.eval_batches())
+        metrics = average(evaluate(params, frozen, batch, fixed) for batch in batches)
+        del metrics["num_tokens"]
+        metrics = {f"eval/{name}": value for name, value in metrics.items()}
+        run.journal.write(steps, metrics)
+        return metrics
+
+    state, first = run.resume(state)
+    if first == 0:
+        held_out_metrics(state.params, 0)
+    for n, batch in enumerate(train.prefetched(first, run.total), start=first):
+        rate = rate_at(optim, n, run.total)
+        hyper = {**fixed, **make_hyper({"learning_rate": rate})}
+        state, metrics = step(state, frozen, place_batch(batch, run.mesh), hyper)
+        run.journal.add(n + 1, metrics, {"learning_rate": rate})
+        found = held_out_metrics(state.params, n + 1)
+        if run.saves_at(n + 1):
+            run.save(n + 1, state, found)
+    run.journal.flush()
+    return run.best(state).params
+
+
+def make_optimizer(optim: OptimConfig) -> optax.GradientTransformation:
+    """The direction that a config asks for."""
+    return adamw_direction(b1=optim.b1, b2=optim.b2, eps=optim.eps, weight_decay=optim.weight_decay)
+
+
+def rate_at(optim: OptimConfig, step: int, total: int, peak: float | None = None) -> float:
+    """The learning rate of a step; `peak` replaces the config's for another model on the same schedule."""
+    return learning_rate(
+        step,
+        peak=optim.learning_rate if peak is None else peak,
+        warmup_steps=optim.warmup_steps,
+        total_steps=total,
+        schedule=optim.schedule,
+    )
+
+
+def make_hyper(values: Mapping[str, float]) -> Hyper:
+    """Numbers as the float32 scalars that a step takes."""
+    return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def place_state(run: Run, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """A first state of its own arrays, laid over the mesh by the rules."""
+    params = own_copy(params, run.mesh)
+    shapes: Any = jax.eval_shape(lambda tree: init_state(tree, optimizer), params)
+    shardings, _ = shardings_for(shapes, run.mesh)
+    return jax.jit(lambda tree: init_state(tree, optimizer), out_shardings=shardings)(params)

@@ -1,0 +1,44 @@
+"""Reward modelling: `run(config)`."""
+
+from __future__ import annotations
+
+from jaxrlhf.models.decoder import make_model
+from jaxrlhf.steps.reward import kwise_loss, kwise_totals, pairwise_loss, pairwise_totals
+from jaxrlhf.trainers.config import RewardConfig
+from jaxrlhf.trainers.fit import fit
+from jaxrlhf.trainers.rows import Rows, make_loaders, reward_batches
+from jaxrlhf.trainers.run import Trained, open_run
+from jaxrlhf.trainers.start import Start, load_start, scalar_start
+
+
+def run(
+    config: RewardConfig, *, model: Start | None = None, dataset: Rows | None = None, eval_dataset: Rows | None = None
+) -> Trained:
+    """Trains a reward model on pairs or on rankings, whichever the data hold.
+
+    Args:
+        config: what to do.
+        model: a model in memory, in place of `config.model`; a language model gets a new scalar head.
+        dataset: rows in memory, in place of `config.dataset`.
+        eval_dataset: rows in memory, in place of `config.eval_dataset`.
+
+    Returns:
+        The trained model and where it was written.
+    """
+    with open_run(config) as job:
+        start = load_start(config.model, job.mesh, scalar=True) if model is None else scalar_start(model)
+        kind = reward_batches(config, dataset)
+        train, held_out = make_loaders(job, kind, start.tokenizer, dataset, eval_dataset)
+        scorer = make_model(start.config, config.compute)
+        if kind == "scored_pairs":
+            loss, totals = pairwise_loss(scorer, center_coef=config.center_coef), pairwise_totals
+        else:
+            _refuse_centring(config)
+            loss, totals = kwise_loss(scorer), kwise_totals
+        params = fit(job, loss, totals, start.params, train, held_out)
+        return job.finish(start, params)
+
+
+def _refuse_centring(config: RewardConfig) -> None:
+    if config.center_coef:
+        raise ValueError(f"center_coef={config.center_coef} has no effect on rankings, only on pairs; leave it out")

@@ -1,0 +1,225 @@
+"""The folder of a run: what was asked, what happened, where it can go on, and what came out.
+
+config.yaml    metrics.jsonl    samples.jsonl    checkpoints/    export/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+import jaxrlhf
+from jaxrlhf.checkpoint.export import export_hf
+from jaxrlhf.checkpoint.state import Checkpoints
+from jaxrlhf.config import diff, dump, load
+from jaxrlhf.metrics import MetricsWriter
+from jaxrlhf.sharding.distributed import initialize, is_main
+from jaxrlhf.sharding.mesh import check_batch, make_mesh
+from jaxrlhf.trainers.config import TrainConfig
+from jaxrlhf.trainers.journal import Journal
+from jaxrlhf.trainers.start import Start
+from jaxrlhf.types import Params
+
+log = logging.getLogger(__name__)
+
+HARMLESS = {"out", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "samples_every"}
+"""Keys that a resumed run may change without a word."""
+
+ANNOUNCED = {"steps", "epochs"}
+"""Keys that a resumed run may change, and that are logged: they change the schedule."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run returns.
+
+    Attributes:
+        folder: of the run.
+        model: the trained model, in memory.
+        steps: number of steps of the whole run.
+    """
+
+    folder: Path
+    model: Start
+    steps: int
+
+
+@dataclasses.dataclass(kw_only=True)
+class Run:
+    """A run that is open.
+
+    Attributes:
+        config: what was asked.
+        folder: where it is kept.
+        mesh: the devices; it is set while the run is open.
+        checkpoints: where it can go on.
+        journal: what it writes down.
+        total: number of steps, once `plan` was called.
+    """
+
+    config: TrainConfig
+    folder: Path
+    mesh: Mesh
+    checkpoints: Checkpoints
+    journal: Journal
+    writer: MetricsWriter
+    digest: str = ""
+    total: int = 0
+
+    def plan(self, digest: str, rows: int) -> int:
+        """Fixes the number of steps.
+
+        Args:
+            digest: of the data.
+            rows: of the data, one epoch.
+
+        Returns:
+            Number of steps of the whole run.
+        """
+        steps = self.config.steps
+        self.total = max(1, round(rows * self.config.epochs / self.config.batch_size)) if steps is None else steps
+        self.digest = digest
+        return self.total
+
+    def resume(self, state: Any) -> tuple[Any, int]:
+        """The state to go on from, and the number of steps that were taken: `state` itself and 0 for a new run.
+
+        Args:
+            state: pytree of the arrays that a checkpoint holds, where they belong.
+
+        Raises:
+            ValueError: if the data are not those that the run began with.
+        """
+        step = self.checkpoints.latest()
+        if step is None:
+            self.writer.truncate(-1)
+            self.journal.begin(self.total, 0, 0)
+            return state, 0
+        record = self.checkpoints.record(step)
+        if record["data"] != self.digest:
+            raise ValueError(
+                f"{self.folder} was trained on other data (digest {record['data'][:12]}, now {self.digest[:12]}); "
+                "restore the data, or start a new run in another folder"
+            )
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        self.writer.truncate(step)
+        self.journal.begin(self.total, step, record["num_tokens"])
+        log.info("going on from step %d of %s", step, self.folder)
+        return self.checkpoints.restore(step, like), step
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether an evaluation follows this many steps."""
+        every = self.config.eval_every
+        return step in (0, self.total) or (every > 0 and step % every == 0)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint follows this many steps: also wherever the metric that chooses the best is known."""
+        every = self.config.save_every
+        best = self.config.best_metric is not None and step > 0 and self.evaluates_at(step)
+        return step == self.total or best or (every > 0 and step % every == 0)
+
+    def save(self, step: int, state: Any, metrics: Mapping[str, float] | None = None) -> None:
+        """Saves a checkpoint in the background.
+
+        Args:
+            step: number of steps taken, which is also the position in the data.
+            state: pytree of arrays.
+            metrics: of the evaluation after this step, if there was one.
+        """
+        self.journal.flush()
+        record = {
+            "step": step,
+            "position": step * self.config.batch_size,
+            "seed": self.config.seed,
+            "data": self.digest,
+            "num_tokens": self.journal.num_tokens,
+            "versions": {"jaxrlhf": jaxrlhf.__version__, "jax": jax.__version__},
+        }
+        self.checkpoints.save(step, state, record, metrics)
+
+    def best(self, state: Any) -> Any:
+        """The state to export: that of the best step if a metric chooses, else the one given."""
+        step = self.checkpoints.best() if self.config.best_metric is not None else None
+        if step is None or step == self.total:
+            return state
+        log.info("exporting step %d, the best by %s", step, self.config.best_metric)
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        return self.checkpoints.restore(step, like)
+
+    def finish(self, start: Start, params: Params) -> Trained:
+        """Writes `export/` in Hugging Face format, replacing one that an earlier end of the run left.
+
+        Args:
+            start: what the run started from.
+            params: what came out.
+        """
+        target = self.folder / "export"
+        if is_main() and target.exists():
+            shutil.rmtree(target)
+        export_hf(target, params, start.config, tokenizer=start.tokenizer, eos_token_ids=start.stops)
+        log.info("wrote %s", target)
+        return Trained(folder=self.folder, model=dataclasses.replace(start, params=params), steps=self.total)
+
+
+@contextlib.contextmanager
+def open_run(config: TrainConfig) -> Iterator[Run]:
+    """Opens the folder of a run and sets its mesh.
+
+    Args:
+        config: what is asked. If the folder holds a run already it must be the same one, apart from keys such as
+            `log_every` that change nothing, and `steps` or `epochs`, which may grow.
+
+    Raises:
+        ValueError: if batch sizes do not divide over the devices, or the folder holds another run.
+    """
+    initialize()
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    for name in ("batch_size", "eval_batch_size"):
+        if getattr(config, name) is not None:
+            check_batch(mesh, name, getattr(config, name))
+    if config.batch_size % config.micro_batches == 0:
+        check_batch(mesh, "batch_size / micro_batches", config.batch_size // config.micro_batches)
+    folder = Path(config.out)
+    _claim(folder, config)
+    writer = MetricsWriter(folder, main=is_main())
+    checkpoints = Checkpoints(
+        folder / "checkpoints", keep=config.keep, best_metric=config.best_metric, best_mode=config.best_mode
+    )
+    journal = Journal(writer, config.log_every, main=is_main())
+    with jax.set_mesh(mesh), checkpoints, writer, contextlib.closing(journal):
+        yield Run(
+            config=config,
+            folder=folder,
+            mesh=mesh,
+            checkpoints=checkpoints,
+            journal=journal,
+            writer=writer,
+        )
+
+
+def _claim(folder: Path, config: TrainConfig) -> None:
+    """Writes config.yaml, after holding it against the one that is there."""
+    path = folder / "config.yaml"
+    if path.exists():
+        changed = diff(load(type(config), path), config)
+        blocked = [
+            f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in HARMLESS | ANNOUNCED
+        ]
+        if blocked:
+            raise ValueError(
+                f"{folder} holds a run with another configuration ({'; '.join(blocked)}); choose another `out`, or "
+                "remove the folder"
+            )
+        for key in ANNOUNCED & set(changed):
+            log.info("%s of %s changes from %r to %r", key, folder, *changed[key])
+    if is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(dump(config))

@@ -1,0 +1,124 @@
+"""What a run starts from: a model's config, parameters and tokenizer, from a folder, a hub id or memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxrlhf.models.config import ModelConfig
+from jaxrlhf.models.load import load_policy, load_scalar
+from jaxrlhf.sharding.rules import shardings_for
+from jaxrlhf.types import Params
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """A model in memory.
+
+    Attributes:
+        config: its sizes and options.
+        params: its parameters, float32.
+        tokenizer: a transformers tokenizer.
+        stops: tokens that end an answer; None means the tokenizer's end-of-sequence token.
+    """
+
+    config: ModelConfig
+    params: Params
+    tokenizer: Any
+    stops: tuple[int, ...] | None = None
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return (self.tokenizer.eos_token_id,) if self.stops is None else self.stops
+
+
+def resolve(name: str) -> str:
+    """The Hugging Face folder that a name stands for: a run's folder stands for its export, anything else for itself.
+
+    Raises:
+        ValueError: if the name is empty, or a run that was not finished.
+    """
+    if not name:
+        raise ValueError("no model is named; set model to a Hugging Face folder, a hub id or the folder of a run")
+    folder = Path(name)
+    if not (folder / "metrics.jsonl").exists():
+        return name
+    if not (folder / "export").is_dir():
+        raise ValueError(f"{folder} is a run that has no export yet; run its command again to finish it")
+    return str(folder / "export")
+
+
+def load_start(name: str, mesh: Mesh, *, scalar: bool = False) -> Start:
+    """Loads a model straight onto the mesh.
+
+    Args:
+        name: see `resolve`.
+        mesh: where the parameters go.
+        scalar: whether the model gets a scalar head, from the folder if it has one and of zeros if not.
+    """
+    from transformers import AutoTokenizer
+
+    loaded = (load_scalar if scalar else load_policy)(resolve(name), mesh=mesh)
+    log.info("%s", loaded.report)
+    folder = loaded.report.folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Start(config=loaded.config, params=loaded.params, tokenizer=tokenizer, stops=stop_ids(tokenizer, folder))
+
+
+def scalar_start(start: Start) -> Start:
+    """The same trunk with a scalar head of zeros."""
+    params = {name: value for name, value in start.params.items() if name != "lm_head"}
+    params["score"] = {"kernel": jnp.zeros((1, start.config.hidden_size), jnp.float32)}
+    return dataclasses.replace(start, config=dataclasses.replace(start.config, scalar_head=True), params=params)
+
+
+def load_reference(name: str | None, given: Start | None, start: Start, mesh: Mesh) -> Params:
+    """The parameters of a reference: one in memory, one that is named, or else those that the run starts from.
+
+    Raises:
+        ValueError: if the reference is another model than the policy.
+    """
+    reference = given if given is not None else start if name is None else load_start(name, mesh)
+    if reference.config != start.config:
+        raise ValueError(f"the reference is another model than the policy: {reference.config} against {start.config}")
+    return own_copy(reference.params, mesh)
+
+
+def check_same_tokens(start: Start, other: Start, what: str) -> None:
+    """Refuses a model that would read the policy's tokens as others.
+
+    Raises:
+        ValueError: naming tokens that differ.
+    """
+    ours, theirs = start.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    if ours != theirs:
+        some = sorted({token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token)})[:5]
+        raise ValueError(
+            f"{what} has another tokenizer than the policy (they differ in {some}); use one that shares it"
+        )
+
+
+def own_copy(params: Params, mesh: Mesh) -> Params:
+    """A copy of the parameters where the rules put them: a step donates its state, and others may hold the original."""
+    shardings, kept = shardings_for(params, mesh)
+    for line in kept:
+        log.info("%s", line)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)
+
+
+def stop_ids(tokenizer: Any, folder: Path) -> tuple[int, ...]:
+    """The tokens that end an answer: those of the folder's generation_config.json, and the tokenizer's own."""
+    path = folder / "generation_config.json"
+    stops = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+    listed = stops if isinstance(stops, list) else [stops]
+    return tuple(sorted({*listed, tokenizer.eos_token_id} - {None}))

@@ -1,0 +1,140 @@
+"""What is particular to walking by blocks; the numbers themselves are checked in `test_linear_logprobs.py`."""
+
+from collections.abc import Iterator
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxrlhf.kernels import chunked, linear_logprobs
+from jaxrlhf.kernels.chunked import block_length
+from jaxrlhf.types import Head
+
+WANT = ("logp", "entropy")
+
+
+def set_block(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.setattr(chunked, "MIN_BLOCK", length)
+    monkeypatch.setattr(chunked, "MAX_BLOCK", length)
+
+
+def random_arrays(rows: int, width: int, vocab: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    hidden, weight = (jnp.asarray(rng.normal(size=(n, width)) / width**0.5, jnp.float32) for n in (rows, vocab))
+    return hidden, weight, jnp.asarray(rng.integers(vocab, size=rows))
+
+
+def value_and_gradients(targets: jax.Array, *, implementation: str | None = None, **head_fields):
+    """A function of hidden states and weight that ends in a scalar and reads two fields."""
+
+    def total(hidden, weight):
+        head = Head(weight=weight, **head_fields)
+        out = linear_logprobs(hidden, head, targets, want=WANT, implementation=implementation)
+        return jnp.sum(out.logp - 0.3 * out.entropy)
+
+    return jax.value_and_grad(total, (0, 1))
+
+
+def shapes_in(jaxpr: Jaxpr) -> Iterator[tuple[int, ...]]:
+    """Shapes of everything that a jaxpr computes, the bodies of its loops and calls included."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.shape for variable in equation.outvars)
+        for parameter in jax.tree.leaves(equation.params, is_leaf=is_jaxpr):
+            if is_jaxpr(parameter):
+                yield from shapes_in(getattr(parameter, "jaxpr", parameter))
+
+
+def is_jaxpr(x: object) -> bool:
+    return isinstance(x, Jaxpr | ClosedJaxpr)
+
+
+@pytest.mark.parametrize(
+    ("rows", "vocab", "length"),
+    [
+        (1, 300, 300),  # never more than the vocabulary
+        (1, 100_000, 8192),  # MAX_BLOCK, though one row would fit whole
+        (2048, 100_000, 4096),  # 32 MiB / (4 bytes * 2048 rows)
+        (3000, 100_000, 2688),  # 2796 fit; 2688 = 21 * 128
+        (10**6, 100_000, 512),  # MIN_BLOCK, over the budget
+        (0, 100_000, 8192),
+    ],
+)
+def test_block_length(rows: int, vocab: int, length: int):
+    assert block_length(rows, vocab) == length
+
+
+@pytest.mark.parametrize("length", [128, 384, 1024])
+def test_block_length_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch, length: int):
+    hidden, weight, targets = random_arrays(5, 8, 1000)
+    head_fields = {"softcap": 3.0, "scale": 2.0, "vocab_size": 990}
+    expected = jax.jit(value_and_gradients(targets, implementation="reference", **head_fields))(hidden, weight)
+    set_block(monkeypatch, length)
+    actual = jax.jit(value_and_gradients(targets, implementation="chunked", **head_fields))(hidden, weight)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_in_the_columns_that_two_blocks_share_count_once(monkeypatch: pytest.MonkeyPatch):
+    set_block(monkeypatch, 384)  # blocks begin at 0, 384 and 616: columns 616 to 767 are visited twice
+    targets = jnp.asarray([615, 616, 700, 767, 768, 999])
+    hidden, weight, _ = random_arrays(6, 8, 1000)
+    expected = jax.jit(value_and_gradients(targets, implementation="reference"))(hidden, weight)
+    actual = jax.jit(value_and_gradients(targets, implementation="chunked"))(hidden, weight)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_target_and_the_largest_logit_may_come_in_any_block(monkeypatch: pytest.MonkeyPatch):
+    set_block(monkeypatch, 128)
+    hidden = jnp.ones((3, 1))
+    for peak in (0, 300, 511):
+        weight = jnp.zeros((512, 1)).at[peak, 0].set(60.0)
+        out = linear_logprobs(hidden, weight, jnp.asarray([peak, (peak + 1) % 512, 200]), want=("logp", "max_logit"))
+        np.testing.assert_allclose(out.logp, [0.0, -60.0, -60.0], rtol=1e-6)
+        np.testing.assert_array_equal(out.max_logit, np.full(3, 60.0))
+
+
+def test_nothing_of_rows_by_vocabulary_is_computed(monkeypatch: pytest.MonkeyPatch):
+    set_block(monkeypatch, 128)
+    rows, vocab = 24, 1000
+    hidden, weight, targets = random_arrays(rows, 8, vocab)
+
+    def widest(implementation: str) -> int:
+        run = value_and_gradients(targets, implementation=implementation)
+        shapes = shapes_in(jax.make_jaxpr(run)(hidden, weight).jaxpr)
+        return max((shape[1] for shape in shapes if len(shape) == 2 and shape[0] == rows), default=0)
+
+    assert widest("reference") == vocab  # the walk does see such an array where there is one
+    assert widest("chunked") == 128
+
+
+def test_what_the_backward_pass_keeps_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch):
+    set_block(monkeypatch, 128)
+    hidden, weight, targets = random_arrays(24, 8, 1000)
+
+    def fields(hidden, weight):
+        out = linear_logprobs(hidden, weight, targets, want=WANT, implementation="chunked")
+        return out.logp, out.entropy
+
+    kept = jax.tree.leaves(jax.vjp(fields, hidden, weight)[1])
+    extra = [x for x in kept if x.shape not in (hidden.shape, weight.shape, targets.shape, ())]
+    assert not extra
+    assert sum(x.shape == targets.shape for x in kept) <= 3  # targets, log-sum-exp, entropy
+
+
+@pytest.mark.parametrize("want", [("logp",), ("logp", "lse", "entropy", "max_logit")])
+def test_compiled_memory_is_below_a_quarter_of_the_reference(monkeypatch: pytest.MonkeyPatch, want: tuple[str, ...]):
+    set_block(monkeypatch, 4096)
+    rows, width, vocab = 512, 64, 32768
+    hidden, weight = jax.ShapeDtypeStruct((rows, width), jnp.float32), jax.ShapeDtypeStruct((vocab, width), jnp.float32)
+
+    def temporary_bytes(implementation: str) -> int:
+        def total(hidden, weight):
+            out = linear_logprobs(hidden, weight, jnp.zeros(rows, int), want=want, implementation=implementation)
+            return sum(jnp.sum(field) for field in out if field is not None)
+
+        run = jax.jit(jax.value_and_grad(total, (0, 1)))
+        return run.lower(hidden, weight).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes("chunked") < temporary_bytes("reference") / 4

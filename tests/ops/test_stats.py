@@ -1,0 +1,62 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrlhf import ops
+from jaxrlhf.ops.stats import is_metric
+
+VALUES = jnp.asarray([[1.0, 2.0, jnp.nan], [6.0, jnp.inf, -jnp.inf]])
+MASK = jnp.asarray([[True, True, False], [True, False, False]])
+
+
+class StatsTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    def test_mean_max_and_min_read_the_true_entries(self):
+        def measure(values, mask):
+            return {"mean": ops.mean_of(values, mask), "max": ops.max_of(values, mask), "min": ops.min_of(values, mask)}
+
+        metrics = self.variant(measure)(VALUES, MASK)
+        assert (metrics["mean"].sum, metrics["mean"].weight) == (9.0, 3.0)
+        assert ops.values_of(metrics) == {"mean": 3.0, "max": 6.0, "min": 1.0}
+
+
+def test_mean_without_a_mask_counts_everything():
+    mean = ops.mean_of(jnp.asarray([[True, False], [True, True]]))
+    assert (mean.sum, mean.weight, mean.value) == (3.0, 4.0, 0.75)
+
+
+def test_nothing_counted_is_nan_or_the_identity_of_the_merge():
+    nothing = jnp.zeros_like(MASK)
+    assert jnp.isnan(ops.mean_of(VALUES, nothing).value)
+    assert ops.max_of(VALUES, nothing).value == -jnp.inf
+    assert ops.min_of(VALUES, nothing).value == jnp.inf
+
+
+def test_parts_are_summed_in_float32():
+    mean = ops.mean_of(jnp.ones(1000, jnp.bfloat16))
+    chex.assert_type([mean.sum, mean.weight], jnp.float32)
+    assert mean.value == 1.0
+
+
+def test_parts_stacked_by_scan_merge_to_the_whole():
+    rows = jnp.asarray([[1.0, 2.0, 3.0], [10.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    mask = jnp.asarray([[True, True, True], [True, False, False], [False, False, False]])
+
+    def measure(_, row):
+        values, kept = row
+        count = ops.Sum(jnp.sum(kept, dtype=jnp.float32))
+        part = {"mean": ops.mean_of(values, kept), "max": ops.max_of(values, kept), "min": ops.min_of(values, kept)}
+        return None, {**part, "nested": {"count": count}}
+
+    _, stacked = jax.lax.scan(measure, None, (rows, mask))
+    merged = ops.values_of(ops.reduce_stacked(stacked))
+    # 16 over 4 tokens; the mean of the rows' means would be 6.
+    assert merged == {"mean": 4.0, "max": 10.0, "min": 1.0, "nested": {"count": 4.0}}
+
+
+def test_metrics_are_leaves_of_their_trees():
+    one = jnp.ones(())
+    assert all(is_metric(metric) for metric in (ops.Mean(one, one), ops.Max(one), ops.Min(one), ops.Sum(one)))
+    assert not is_metric(one) and not is_metric({"loss": ops.Sum(one)})
+    np.testing.assert_array_equal(ops.values_of([ops.Sum(one)]), [1.0])
