@@ -191,6 +191,8 @@ def _is_our_message(error: Exception) -> bool:
     """Tells a complaint that this package wrote for its user from a mistake that surfaced within a library."""
     if isinstance(error, FileNotFoundError):
         return True
+    if getattr(error, "__notes__", None):  # jax leaves one where it has cut its own frames out
+        return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 

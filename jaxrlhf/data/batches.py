@@ -70,11 +70,11 @@ def plan_widths(index: Index, kind: BatchKind, buckets: int = 1) -> tuple[Width,
     if index.kind not in layout.index_kinds:
         raise ValueError(f"{kind!r} batches need an index of {' or '.join(layout.index_kinds)}, not of {index.kind!r}")
     lengths, columns = _needs(index, layout)
-    quantiles = np.quantile(lengths, np.arange(1, buckets + 1) / buckets, method="higher")
+    quantiles = np.quantile(lengths, np.arange(1, buckets + 1) / buckets, method="inverted_cdf")
     widths = []
     for tokens in sorted({_round_up(int(length)) for length in quantiles}):
         most = _round_up(int(columns[lengths <= tokens].max()))
-        widths.append(Width(tokens, most if most < _MAX_COLUMN_SHARE * tokens else None))
+        widths.append(Width(tokens, most if 0 < most < _MAX_COLUMN_SHARE * tokens else None))
     return tuple(widths)
 
 

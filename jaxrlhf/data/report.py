@@ -56,10 +56,12 @@ class Report:
     def lines(self) -> list[str]:
         """Returns the report for people, a fact a line; counts of 0 are left out."""
         lines = list(self.notes)
-        lines.append(f"{self.kept} examples of {self.read} rows: {self._left_out() or 'nothing left out'}")
+        added = f" and {self.added} more that these hold" if self.added else ""
+        lines.append(f"{self.kept} examples of {self.read} rows{added}; left out: {self._left_out() or 'none'}")
+        imitate = f", {self.trained_tokens} of them to imitate" if self.trained_tokens else ""
+        packed = f", packed into {self.bins} rows" if self.bins else ""
         lines.append(
-            f"{self.tokens} tokens, {self.trained_tokens} of them to imitate, in {self.sequences} sequences of "
-            f"{self.longest} tokens at most" + (f", packed into {self.bins} rows" if self.bins else "")
+            f"{self.tokens} tokens{imitate}, in {self.sequences} sequences of {self.longest} tokens at most{packed}"
         )
         if self.truncated:
             lines.append(f"{self.truncated} sequences were cut at max_length")
@@ -71,7 +73,6 @@ class Report:
 
     def _left_out(self) -> str:
         counts = {
-            "more from rows with several": self.added,
             "bad": self.rejected,
             "ties": self.ties_dropped,
             "with an empty answer": self.blank_answers_dropped,

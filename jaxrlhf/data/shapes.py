@@ -147,7 +147,7 @@ def _alpaca(row: Row) -> list[Row]:
     messages = [_request(row)]
     if "output" in row:
         messages.append(_assistant(_string(row, "output")))
-    return [_without(row, "instruction", "input") | {"messages": messages}]
+    return [_without(row, "instruction", "input", "output") | {"messages": messages}]
 
 
 def _self_instruct(row: Row) -> list[Row]:

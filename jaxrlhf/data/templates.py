@@ -9,33 +9,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Each assistant turn ends with the end-of-sequence token, so that a model learns to stop and a sampler to notice.
-_CHATML = (
-    "{% for message in messages %}"
-    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>"
-    "{% if message['role'] == 'assistant' and eos_token != '<|im_end|>' %}{{ eos_token }}{% endif %}\n"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_ALPACA = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}### Response:\n{{ message['content'] }}{{ eos_token }}\n\n"
-    "{% elif message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}\n\n"
-    "{% else %}{{ message['content'] }}\n\n{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}### Response:\n{% endif %}"
-)
-_HH = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}\n\nAssistant: {{ message['content'] }}{{ eos_token }}"
-    "{% elif message['role'] == 'user' %}\n\nHuman: {{ message['content'] }}"
-    "{% else %}{{ message['content'] }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}\n\nAssistant: {% endif %}"
-)
+# Each assistant turn ends with the end-of-sequence token, so that a model learns to stop and a sampler to notice. A
+# header never ends with a space: byte-level tokenizers put the space at the start of the next word. Line breaks are
+# written inside {{ }}, because transformers trims those that follow a block.
+_CHATML = r"""
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}
+{%- if message['role'] == 'assistant' and eos_token != '<|im_end|>' %}{{ eos_token }}{% endif -%}
+{{ '\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif -%}
+"""
+_ALPACA = r"""
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ '### Response:\n' + message['content'] + eos_token + '\n\n' }}
+{%- elif message['role'] == 'user' -%}
+{{ '### Instruction:\n' + message['content'] + '\n\n' }}
+{%- else -%}
+{{ message['content'] + '\n\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '### Response:\n' }}{% endif -%}
+"""
+_HH = r"""
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ '\n\nAssistant: ' + message['content'] + eos_token }}
+{%- elif message['role'] == 'user' -%}
+{{ '\n\nHuman: ' + message['content'] }}
+{%- else -%}
+{{ message['content'] }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif -%}
+"""
 
 BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "hh": _HH}
-"""Jinja text of the built-in templates, without a beginning-of-sequence token."""
+"""Jinja text of the built-in templates, which leave out the beginning-of-sequence token."""
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase, choice: str | None, *, adds_bos: bool) -> str | None:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import math
 import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ def load_reward(spec: str) -> RewardFn:
     Raises:
         ValueError: if the name has no colon, the file or module is not there, or has no such function.
     """
-    where, colon, name = spec.rpartition(":")
-    if not colon:
+    where, _, name = spec.rpartition(":")
+    if not where or not name:
         raise ValueError(f"reward {spec!r} names no function; write path.py:function or package.module:function")
     module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
     function = getattr(module, name, None)
@@ -82,9 +83,10 @@ def _call(
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
 ) -> np.ndarray:
-    values = reward(list(prompts), list(completions), **columns)
-    if not isinstance(values, Sequence | np.ndarray) or len(values) != len(completions):
-        found = f"{len(values)} values" if isinstance(values, Sequence | np.ndarray) else type(values).__name__
+    values: Any = reward(list(prompts), list(completions), **columns)
+    is_list = isinstance(values, Sequence) or getattr(values, "ndim", 0) > 0  # numpy's, or jax's on some device
+    if not is_list or len(values) != len(completions):
+        found = f"{len(values)} values" if is_list else type(values).__name__
         raise ValueError(f"reward {name} returned {found} for {len(completions)} completions; return one number each")
     return np.array([_number(value, name, row) for row, value in enumerate(values)], np.float32)
 
@@ -92,8 +94,8 @@ def _call(
 def _number(value: Any, name: str, row: int) -> float:
     if value is None:
         return math.nan
-    is_number = isinstance(value, numbers.Real | np.generic) or getattr(value, "shape", None) == ()
-    if not is_number or not math.isfinite(float(value)):
+    is_array = getattr(value, "shape", None) == () and not isinstance(value, str | bytes)  # numpy's strings have one
+    if not (isinstance(value, numbers.Real) or is_array) or not math.isfinite(float(value)):
         raise ValueError(f"reward {name} returned {value!r} for completion {row}; return a finite number, or None")
     return float(value)
 
@@ -101,14 +103,18 @@ def _number(value: Any, name: str, row: int) -> float:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"reward file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(str(path), path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by its name; under its path it hides no other.
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def _load_module(name: str) -> Any:
-    if importlib.util.find_spec(name.partition(".")[0]) is None:
-        raise ValueError(f"reward module {name!r} is not installed; to name a file, end it with .py")
-    return importlib.import_module(name)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):  # it is there, what it imports is not
+            raise
+        raise ValueError(f"reward module {name!r} is not installed; to name a file, end it with .py") from error

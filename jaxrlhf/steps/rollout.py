@@ -13,7 +13,7 @@ from jaxrlhf.losses import gae, kl_estimate, kl_shaped_rewards, whiten, whiten_k
 from jaxrlhf.losses.kl import last_token
 from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import Sum, max_of, mean_of, min_of
-from jaxrlhf.steps.scoring import num_tokens, sequence_scores, token_logprobs, token_values
+from jaxrlhf.steps.scoring import sequence_scores, token_logprobs, token_values
 from jaxrlhf.steps.update import join_rows, split_rows
 from jaxrlhf.types import Hyper, Metrics, Model, Params, PromptBatch, Rollout, Samples, TokenBatch
 
@@ -183,7 +183,7 @@ def _sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
         "completions/clipped_ratio": mean_of(~samples.terminated, real),
         "sampling/sampling_logp_difference/mean": mean_of(difference, samples.mask & real[:, None]),
         "sampling/sampling_logp_difference/max": max_of(difference, samples.mask & real[:, None]),
-        "num_tokens": num_tokens(experience.batch),
+        "num_tokens": Sum(jnp.sum((experience.batch.segment_ids != 0) & real[:, None], dtype=jnp.float32)),
     }
 
 

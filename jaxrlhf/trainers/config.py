@@ -105,6 +105,7 @@ class TrainConfig:
         _check(
             (self.batch_size > 0, f"batch_size={self.batch_size} must be positive"),
             (self.micro_batches > 0, f"micro_batches={self.micro_batches} must be positive"),
+            self._divides(),
             (self.epochs > 0, f"epochs={self.epochs} must be positive"),
             (self.steps is None or self.steps > 0, f"steps={self.steps} must be positive"),
             (self.log_every > 0, f"log_every={self.log_every} must be positive"),
@@ -113,6 +114,16 @@ class TrainConfig:
             (self.keep > 0, f"keep={self.keep} must be positive"),
             (not (self.dataset and self.datasets), "dataset and datasets are both given; keep one of them"),
         )
+
+    @property
+    def micro_rows(self) -> int:
+        """Rows that go through the model at once."""
+        return self.batch_size // self.micro_batches
+
+    def _divides(self) -> tuple[bool, str]:
+        """Whether the rows of a step can be cut into its parts, and the message if not."""
+        parts, rows = max(1, self.micro_batches), self.batch_size
+        return rows % parts == 0, f"micro_batches={parts} does not divide batch_size={rows}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,15 +255,18 @@ class PPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         """Checks ranges and combinations."""
         super().__post_init__()
-        rows = self.batch_size * self.rollout.answers
-        parts = self.ppo.mini_batches * self.micro_batches
-        _check(
-            (self.samples_every >= 0, f"samples_every={self.samples_every} must not be negative"),
-            (
-                rows % parts == 0,
-                f"ppo.mini_batches={self.ppo.mini_batches} x micro_batches={self.micro_batches} does not divide the "
-                f"{rows} answers of a step (batch_size={self.batch_size} x rollout.answers={self.rollout.answers})",
-            ),
+        _check((self.samples_every >= 0, f"samples_every={self.samples_every} must not be negative"))
+
+    @property
+    def micro_rows(self) -> int:
+        """Answers that go through a model at once."""
+        return self.batch_size * self.rollout.answers // (self.ppo.mini_batches * self.micro_batches)
+
+    def _divides(self) -> tuple[bool, str]:
+        parts, rows = self.ppo.mini_batches * max(1, self.micro_batches), self.batch_size * self.rollout.answers
+        return rows % parts == 0, (
+            f"ppo.mini_batches={self.ppo.mini_batches} x micro_batches={self.micro_batches} does not divide the "
+            f"{rows} answers of a step (batch_size={self.batch_size} x rollout.answers={self.rollout.answers})"
         )
 
 

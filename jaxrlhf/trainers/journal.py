@@ -55,7 +55,7 @@ class Journal:
         self._window: list[Metrics] = []
         self._known: dict[str, float] = {}
         self._step = 0
-        self._ready: tuple[int, list[Metrics], dict[str, float]] | None = None
+        self._ready: tuple[int, list[Metrics], dict[str, float], dict[str, float]] | None = None
 
     def begin(self, total: int, start: int, num_tokens: int) -> None:
         """Starts to show progress, from step `start` of `total`; `num_tokens` were seen before."""
@@ -81,6 +81,7 @@ class Journal:
     def flush(self) -> None:
         """Ends the window and writes everything."""
         if self._window:
+            jax.block_until_ready(self._window)  # so that the time of the last steps is all there
             self._close()
         self._write_ready()
 
@@ -101,18 +102,17 @@ class Journal:
             self._progress.close()
 
     def _close(self) -> None:
-        self._ready = (self._step, self._window, self._known)
+        self._ready = (self._step, self._window, self._known, self.clock.collect())
         self._window = []
 
     def _write_ready(self) -> None:
         if self._ready is None:
             return
-        (step, window, known), self._ready = self._ready, None
+        (step, window, known, times), self._ready = self._ready, None
         merged = reduce_stacked(jax.tree.map(lambda *leaves: jnp.stack(leaves), *window))
         tokens = float(merged.pop("num_tokens", Sum(jnp.zeros(()))).value)
         self.num_tokens += int(tokens)
         values = {name: float(value) for name, value in jax.device_get(values_of(merged)).items()}
-        times = self.clock.collect()
         if "time/train_s" not in times:
             times["time/train_tokens_per_s"] = tokens / times["time/iteration_s"]
         self._report(step, {**values, **known, "num_tokens": self.num_tokens, **times})

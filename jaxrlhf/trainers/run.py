@@ -185,8 +185,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     for name in ("batch_size", "eval_batch_size"):
         if getattr(config, name) is not None:
             check_batch(mesh, name, getattr(config, name))
-    if config.batch_size % config.micro_batches == 0:
-        check_batch(mesh, "batch_size / micro_batches", config.batch_size // config.micro_batches)
+    check_batch(mesh, "rows of a micro-batch", config.micro_rows)
     folder = Path(config.out)
     _claim(folder, config)
     writer = MetricsWriter(folder, main=is_main())

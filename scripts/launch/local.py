@@ -1,4 +1,7 @@
-"""Runs a command in several processes on this machine: scripts/launch/local.py --processes 2 jaxrlhf ppo --config FILE."""
+"""Runs a command in several processes on this machine.
+
+For example: scripts/launch/local.py --processes 2 jaxrlhf ppo --config FILE
+"""
 
 import argparse
 import signal

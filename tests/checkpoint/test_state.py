@@ -1,6 +1,4 @@
-import dataclasses
 import io
-import json
 import logging
 import math
 import sys
@@ -232,35 +230,16 @@ def test_damaged_step_is_set_aside_when_the_run_saves_it_again(tmp_path):
     assert (tmp_path / "2.damaged/record.json").exists()
 
 
-def test_manifest_of_another_version_is_refused(tmp_path):
-    _fill(tmp_path, [1])
-    path = tmp_path / "1/manifest.json"
-    body = json.loads(path.read_text())["manifest"] | {"version": 99}
-    path.write_text(json.dumps({"crc32": manifest._body_crc32(body), "manifest": body}))
-    with pytest.raises(ValueError, match="has version 99, this jaxrlhf reads version 1"):
-        Checkpoints(tmp_path).restore(1, _tree())
-
-
 def test_step_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="7 is not there"):
         Checkpoints(tmp_path).restore(7, _tree())
 
 
-def test_leaves_with_one_name_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="two leaves are called 'a/b'"):
-        Checkpoints(tmp_path).save(1, {"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1)}, {})
-
-
-def test_dataclass_without_arrays_of_its_own_round_trips(tmp_path):
+def test_states_without_arrays_round_trip(tmp_path):
     state = (optax.EmptyState(), {"x": jnp.ones(2)}, None)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, dataclasses.asdict(_Record()))
+        checkpoints.save(1, state, {})
     _assert_equal(Checkpoints(tmp_path).restore(1, state), state)
-
-
-@dataclasses.dataclass
-class _Record:
-    seed: int = 1
 
 
 _TWO_PROCESSES = """

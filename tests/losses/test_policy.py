@@ -6,13 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf import losses
+from jaxrlhf import losses, ops
 
-# Ratios 1.5, 0.5, 1.5, 0.5, 1.1, each with the advantage beside it.
-RATIOS = np.asarray([[1.5, 0.5, 1.5], [0.5, 1.1, 1.0]])
-ADVANTAGES = jnp.asarray([[1.0, 1.0, -1.0], [-1.0, 2.0, jnp.nan]])
-MASK = jnp.asarray([[True, True, True], [True, True, False]])
-OLD = jnp.asarray([[-1.0, -2.0, -1.5], [-0.5, -3.0, jnp.inf]])
+RATIOS = np.asarray([[1.5, 0.5, 1.5, 0.5], [1.1, 1.3, 1.0, 1.0]])
+ADVANTAGES = jnp.asarray([[1.0, 1.0, -1.0, -1.0], [2.0, 0.5, jnp.nan, jnp.inf]])
+MASK = jnp.asarray([[True, True, True, True], [True, True, False, False]])
+OLD = jnp.asarray([[-1.0, -2.0, -1.5, -0.5], [-3.0, -0.1, jnp.inf, jnp.nan]])
 LOGPROBS = OLD + jnp.asarray(np.log(RATIOS), jnp.float32)
 HYPER = {"clip_eps": 0.2}
 
@@ -40,17 +39,17 @@ class PpoPolicyLossTest(chex.TestCase):
         loss, metrics = self.variant(losses.ppo_policy_loss)(LOGPROBS, OLD, ADVANTAGES, MASK, **HYPER)
         # A = 1, r = 1.5: clipped to 1.2 costs -1.2, the larger.    A = 1, r = 0.5: -0.5, unclipped.
         # A = -1, r = 1.5: 1.5, unclipped.    A = -1, r = 0.5: clipped to 0.8 costs 0.8.    A = 2, r = 1.1: -2.2.
-        costs = [-1.2, -0.5, 1.5, 0.8, -2.2]
-        log_ratios = np.log([1.5, 0.5, 1.5, 0.5, 1.1])
-        np.testing.assert_allclose(loss, sum(costs) / 5, rtol=1e-5)
-        values = jax.tree.map(lambda x: x.value, metrics, is_leaf=lambda x: hasattr(x, "weight"))
+        # A = 0.5, r = 1.3: clipped to 1.2 costs -0.6.
+        costs = [-1.2, -0.5, 1.5, 0.8, -2.2, -0.6]
+        log_ratios = np.log([1.5, 0.5, 1.5, 0.5, 1.1, 1.3])
+        np.testing.assert_allclose(loss, sum(costs) / 6, rtol=1e-5)
         expected = {
-            "loss/policy_avg": sum(costs) / 5,
+            "loss/policy_avg": sum(costs) / 6,
             "policy/approxkl_avg": 0.5 * (log_ratios**2).mean(),
-            "policy/clipfrac_avg": 2 / 5,
-            "val/ratio": (1.5 + 0.5 + 1.5 + 0.5 + 1.1) / 5,
+            "policy/clipfrac_avg": 3 / 6,
+            "val/ratio": (1.5 + 0.5 + 1.5 + 0.5 + 1.1 + 1.3) / 6,
         }
-        chex.assert_trees_all_close(values, expected, rtol=1e-5)
+        chex.assert_trees_all_close(ops.values_of(metrics), expected, rtol=1e-5)
 
     @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
     def test_at_the_policy_that_sampled_the_ratio_is_exactly_1(self):
@@ -78,7 +77,7 @@ def test_gradient_matches_central_differences(central_differences):
 def test_no_gradient_where_the_ratio_is_clipped_and_none_to_what_is_fixed():
     run = jax.jit(jax.grad(lambda *arrays: losses.ppo_policy_loss(*arrays, MASK, **HYPER)[0], (0, 1, 2)))
     by_logprobs, by_old, by_advantages = run(LOGPROBS, OLD, ADVANTAGES)
-    np.testing.assert_allclose(by_logprobs, np.asarray([[0, -0.5, 1.5], [0, -2.2, 0]]) / 5, rtol=1e-5)
+    np.testing.assert_allclose(by_logprobs, np.asarray([[0, -0.5, 1.5, 0], [-2.2, 0, 0, 0]]) / 6, rtol=1e-5)
     assert not jnp.any(by_old) and not jnp.any(by_advantages)
 
 
@@ -111,10 +110,10 @@ def test_a_new_clip_range_does_not_retrace():
 
 
 def test_bfloat16_log_probabilities_are_subtracted_in_float32():
-    logprobs, old = jnp.asarray([[-8.0]], jnp.bfloat16), jnp.asarray([[-8.01]])
+    logprobs, old = (jnp.asarray([[x]], jnp.bfloat16) for x in (-1.0, -(2.0**-10)))
     _, metrics = losses.ppo_policy_loss(logprobs, old, jnp.ones((1, 1)), jnp.ones((1, 1), bool), **HYPER)
     assert metrics["val/ratio"].value.dtype == jnp.float32
-    np.testing.assert_allclose(metrics["val/ratio"].value, math.exp(0.01), rtol=1e-5)
+    np.testing.assert_allclose(metrics["val/ratio"].value, math.exp(-1.0 + 2.0**-10), rtol=1e-5)
 
 
 def test_shapes_that_would_broadcast_are_an_error():

@@ -20,9 +20,9 @@ def softplus(x):
 def plain_kwise(rewards, ranks, valid) -> float:
     """The loss pair by pair, in Python floats."""
     prompts = []
-    for row_rewards, row_ranks, row_valid in zip(np.asarray(rewards), np.asarray(ranks), np.asarray(valid), strict=True):
-        answers = [(rank, reward) for rank, reward, there in zip(row_ranks, row_rewards, row_valid, strict=True) if there]
-        pairs = [softplus(-(win - lose)) for rank, win in answers for other, lose in answers if rank < other]
+    for row_rewards, row_ranks, there in zip(rewards, ranks, valid, strict=True):
+        answers = list(zip(row_ranks[there], row_rewards[there], strict=True))
+        pairs = [softplus(lose - win) for rank, win in answers for other, lose in answers if rank < other]
         if pairs:
             prompts.append(sum(pairs) / len(pairs))
     return sum(prompts) / len(prompts)

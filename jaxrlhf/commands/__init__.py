@@ -1,0 +1,1 @@
+"""The commands that do not train: generate, evaluate, export."""

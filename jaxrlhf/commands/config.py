@@ -1,0 +1,135 @@
+"""Options of the commands that do not train."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.models.config import ComputeConfig, DType
+from jaxrlhf.sharding.config import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How answers are drawn.
+
+    Attributes:
+        max_new_tokens: tokens of the longest answer, positive.
+        temperature: divides the logits; 0 takes the most likely token.
+        top_k: draws among the k most likely tokens; 0 means all.
+        top_p: draws among the fewest tokens whose probability reaches p, in (0, 1].
+        seed: of the draws.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        problems = [
+            (self.max_new_tokens < 1, f"max_new_tokens={self.max_new_tokens} must be positive"),
+            (self.temperature < 0, f"temperature={self.temperature} must not be negative"),
+            (self.top_k < 0, f"top_k={self.top_k} must not be negative"),
+            (not 0 < self.top_p <= 1, f"top_p={self.top_p} must lie in (0, 1]"),
+        ]
+        if any(bad for bad, _ in problems):
+            raise ValueError("; ".join(message for bad, message in problems if bad))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Answers to a file of prompts.
+
+    Attributes:
+        model: a Hugging Face folder, a hub id, or the folder of a run.
+        dataset: file, folder or hub id of prompts.
+        out: file of JSON lines to write: the prompt's row with `completion`, or `completions` if there are several.
+        answers: answers to each prompt, positive.
+        batch_size: prompts at a time.
+        sampling: how answers are drawn.
+        data: how rows become prompts.
+        compute: how the model is computed.
+        mesh: how devices are divided.
+    """
+
+    model: str
+    dataset: str
+    out: str
+    answers: int = 1
+    batch_size: int = 32
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        if self.answers < 1 or self.batch_size < 1:
+            raise ValueError(f"answers={self.answers} and batch_size={self.batch_size} must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """A measure of a model.
+
+    Attributes:
+        measure: "perplexity" of a language model on texts; "accuracy" of a reward model on comparisons; "win_rate" of a
+            policy against another on prompts.
+        model: the model in question: a Hugging Face folder, a hub id, or the folder of a run.
+        dataset: file, folder or hub id to measure on.
+        against: win rate: the other policy.
+        reward_model: win rate: the reward model that decides.
+        rewards: win rate: Python rewards that decide, `path.py:function`, added to the reward model's score.
+        out: file to write the result to as JSON; None writes none.
+        batch_size: rows at a time.
+        sampling: win rate: how answers are drawn.
+        data: how rows become tokens.
+        compute: how models are computed.
+        mesh: how devices are divided.
+    """
+
+    measure: Literal["perplexity", "accuracy", "win_rate"]
+    model: str
+    dataset: str
+    against: str | None = None
+    reward_model: str | None = None
+    rewards: tuple[str, ...] = ()
+    out: str | None = None
+    batch_size: int = 32
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        """Checks that what is given has an effect, and what is needed is given."""
+        given = [name for name in ("against", "reward_model", "rewards") if getattr(self, name)]
+        if self.sampling != SamplingConfig():
+            given.append("sampling")
+        if self.measure != "win_rate" and given:
+            raise ValueError(f"{', '.join(given)}: no effect on measure={self.measure}; leave out")
+        if self.measure == "win_rate" and (self.against is None or not (self.reward_model or self.rewards)):
+            raise ValueError("measure=win_rate needs against, and reward_model or rewards")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """A checkpoint of a run as a Hugging Face folder.
+
+    Attributes:
+        run: folder of the run.
+        out: folder to write; it must not exist.
+        step: checkpoint to take; None means the newest.
+        dtype: of the written weights; "bfloat16" rounds.
+    """
+
+    run: str
+    out: str
+    step: int | None = None
+    dtype: DType = "float32"

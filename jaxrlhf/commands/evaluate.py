@@ -1,0 +1,155 @@
+"""`jaxrlhf evaluate`: perplexity, accuracy on comparisons, win rate; each with what it was counted on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrlhf.commands.answers import Answered, encode_prompts, sample_answers, score_answers
+from jaxrlhf.commands.config import EvaluateConfig
+from jaxrlhf.data.batches import BatchKind
+from jaxrlhf.data.config import DatasetConfig
+from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.loader import Loader
+from jaxrlhf.data.sources import comparison_kind
+from jaxrlhf.evaluation.intervals import Proportion, pair_accuracy, win_rate
+from jaxrlhf.evaluation.metrics import average
+from jaxrlhf.models.decoder import make_model
+from jaxrlhf.rewards.functions import RewardFn, call_rewards, load_reward
+from jaxrlhf.sharding.distributed import initialize, is_main
+from jaxrlhf.sharding.mesh import check_batch, make_mesh
+from jaxrlhf.sharding.place import place_batch, process_rows, to_host
+from jaxrlhf.steps.reward import answer_scores
+from jaxrlhf.steps.sft import sft_loss, sft_totals
+from jaxrlhf.steps.update import make_evaluate
+from jaxrlhf.trainers.start import Start, check_same_tokens, load_start
+
+Result = dict[str, Any]
+
+
+def run(config: EvaluateConfig) -> Result:
+    """Measures a model, prints the result and writes it to `config.out` if that is given."""
+    initialize()
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    check_batch(mesh, "batch_size", config.batch_size)
+    measures = {"perplexity": _perplexity, "accuracy": _accuracy, "win_rate": _win_rate}
+    with jax.set_mesh(mesh):
+        result = measures[config.measure](config, mesh)
+    if is_main():
+        for name, value in result.items():
+            print(f"{name:24} {value}")
+        if config.out is not None:
+            Path(config.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(config.out).write_text(json.dumps(_plain(result), indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def _perplexity(config: EvaluateConfig, mesh: Mesh) -> Result:
+    start = load_start(config.model, mesh)
+    loader = _loader(config, mesh, start, "tokens")
+    evaluate = jax.jit(make_evaluate(sft_loss(make_model(start.config, config.compute)), sft_totals))
+    batches = (place_batch(batch, mesh) for batch in loader.eval_batches())
+    metrics = average(evaluate(start.params, None, batch, {}) for batch in batches)
+    return {
+        "perplexity": math.exp(metrics["loss"]),
+        "loss": metrics["loss"],
+        "mean_token_accuracy": metrics["mean_token_accuracy"],
+        "tokens": loader.index.report.trained_tokens,
+    }
+
+
+def _accuracy(config: EvaluateConfig, mesh: Mesh) -> Result:
+    start = load_start(config.model, mesh, scalar=True)
+    kind = comparison_kind(DatasetConfig(path=config.dataset), config.data)
+    loader = _loader(config, mesh, start, "scored_ranked" if kind == "ranked" else "scored_pairs")
+    model = make_model(start.config, config.compute)
+    score = jax.jit(lambda params, batch: answer_scores(model, params, batch.answers))
+    parts = [to_host(score(start.params, place_batch(batch, mesh))) for batch in loader.eval_batches()]
+    scores = np.concatenate(parts)[: loader.index.units]
+    return {
+        "accuracy": pair_accuracy(*_by_example(loader.index, scores)),
+        "longer_is_better": pair_accuracy(*_by_example(loader.index, _lengths(loader.index, scores.shape[1]))),
+        "prompts": loader.index.units,
+    }
+
+
+def _win_rate(config: EvaluateConfig, mesh: Mesh) -> Result:
+    assert config.against is not None
+    policy, other = load_start(config.model, mesh), load_start(config.against, mesh)
+    scorer = None if config.reward_model is None else load_start(config.reward_model, mesh, scalar=True)
+    functions = [load_reward(name) for name in config.rewards]
+    scores = [_rewarded(config, mesh, start, scorer, functions) for start in (policy, other)]
+    return {
+        "win_rate": win_rate(*scores),
+        "score": float(np.mean(scores[0])),
+        "score_of_other": float(np.mean(scores[1])),
+        "prompts": len(scores[0]),
+    }
+
+
+def _rewarded(
+    config: EvaluateConfig, mesh: Mesh, policy: Start, scorer: Start | None, functions: Sequence[RewardFn]
+) -> np.ndarray:
+    """Scores [N] of one answer to each prompt."""
+    source, sampling = DatasetConfig(path=config.dataset), config.sampling
+    prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
+    answered = sample_answers(
+        policy,
+        prompts,
+        compute=config.compute,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+    )
+    total = _function_scores(answered, functions)
+    if scorer is not None:
+        check_same_tokens(policy, scorer, "the reward model")
+        total = total + score_answers(scorer, answered, compute=config.compute)[:, 0]
+    return total
+
+
+def _function_scores(answered: Answered, functions: Sequence[RewardFn]) -> np.ndarray:
+    texts = [texts[0] for texts in answered.completions]
+    rows = answered.prompts.columns
+    columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else {})}
+    by_name = call_rewards(functions, answered.prompts.texts, texts, columns)
+    total = np.sum(list(by_name.values()), axis=0) if by_name else np.zeros(len(texts))
+    if np.isnan(total).any():
+        raise ValueError("a reward had no opinion on some answers; a win rate needs a score for every answer")
+    return total
+
+
+def _loader(config: EvaluateConfig, mesh: Mesh, start: Start, kind: BatchKind) -> Loader:
+    kinds: Any = {"tokens": "sft", "scored_pairs": "preference", "scored_ranked": "ranked"}
+    index = build_index(kinds[kind], [DatasetConfig(path=config.dataset)], start.tokenizer, config.data)
+    return Loader(index, kind, config.batch_size, 0, rows=process_rows(mesh, config.batch_size))
+
+
+def _by_example(index: Index, values: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Values and ranks of the answers that each example has."""
+    counts = np.diff(index.groups)
+    ranks = [index.ranks[start:stop] for start, stop in zip(index.groups[:-1], index.groups[1:], strict=True)]
+    return [row[:count] for row, count in zip(values, counts, strict=True)], ranks
+
+
+def _lengths(index: Index, most: int) -> np.ndarray:
+    """[N, K] tokens of each answer with its prompt, which is the same for all K."""
+    lengths = np.zeros((index.units, most))
+    for row, (start, stop) in enumerate(zip(index.groups[:-1], index.groups[1:], strict=True)):
+        lengths[row, : stop - start] = np.diff(index.offsets)[start:stop]
+    return lengths
+
+
+def _plain(result: Result) -> Result:
+    return {
+        name: vars(value) if isinstance(value, Proportion) else value for name, value in result.items()
+    }

@@ -1,0 +1,194 @@
+"""The stages of the demo, each a call of a trainer on rows in memory: pretraining to PPO and DPO."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrlhf.commands.answers import Answered, Prompts, encode_prompts, sample_answers
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.demo.config import DemoConfig
+from jaxrlhf.demo.gold import gold_score, rank_with_noise
+from jaxrlhf.demo.language import held_out_prompts, make_prompts
+from jaxrlhf.demo.texts import make_demonstrations, make_pretraining_text
+from jaxrlhf.demo.tokenizer import build_tokenizer
+from jaxrlhf.models.config import ComputeConfig, ModelConfig
+from jaxrlhf.models.decoder import init_params
+from jaxrlhf.sharding.mesh import make_mesh
+from jaxrlhf.trainers import dpo, ppo, reward, sft
+from jaxrlhf.trainers.config import (
+    DPOConfig,
+    OptimConfig,
+    PPOConfig,
+    PPOOptions,
+    RewardConfig,
+    RolloutConfig,
+    SFTConfig,
+)
+from jaxrlhf.trainers.run import Trained
+from jaxrlhf.trainers.start import Start
+
+MAX_NEW_TOKENS = 26
+"""Tokens of the longest answer; demonstrations have 24 at most."""
+
+RANKED_PROMPTS = 800
+"""Prompts whose answers are ranked, for the reward model and DPO."""
+
+Row = dict[str, Any]
+
+
+def fresh_model(seed: int) -> Start:
+    """A tiny Llama with random parameters."""
+    tokenizer = build_tokenizer()
+    config = ModelConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=24,
+        max_positions=64,
+        tie_embeddings=True,
+    )
+    return Start(config=config, params=init_params(config, jax.random.key(seed)), tokenizer=tokenizer)
+
+
+def compute() -> ComputeConfig:
+    """Three layers are soon unrolled."""
+    return ComputeConfig(scan_unroll=3)
+
+
+def pretrain(config: DemoConfig) -> Trained:
+    """Teaches the language to a fresh model, on plain text."""
+    return sft.run(
+        SFTConfig(
+            out=_folder(config, "pretrain"),
+            batch_size=64,
+            steps=500,
+            seed=config.seed,
+            log_every=100,
+            data=DataConfig(max_length=48, packing=True),
+            optim=OptimConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=20),
+            compute=compute(),
+        ),
+        model=fresh_model(config.seed),
+        dataset=make_pretraining_text(config.seed, 8000),
+    )
+
+
+def fine_tune(config: DemoConfig, base: Start) -> Trained:
+    """Teaches the model to answer, on demonstrations of mixed quality."""
+    return sft.run(
+        SFTConfig(
+            out=_folder(config, "sft"),
+            batch_size=64,
+            steps=200,
+            seed=config.seed,
+            log_every=50,
+            data=DataConfig(max_length=48),
+            optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10),
+            compute=compute(),
+        ),
+        model=base,
+        dataset=make_demonstrations(config.seed + 1, 2000),
+        eval_dataset=make_demonstrations(config.seed + 2, 256),
+    )
+
+
+def rank(config: DemoConfig, policy: Start, prompts: list[str], seed: int) -> list[Row]:
+    """Samples 4 to 7 answers to each prompt, and lets the gold function rank them with label noise."""
+    answered = sample(config, policy, prompts, answers=7, seed=seed)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for prompt, completions in zip(prompts, answered.completions, strict=True):
+        kept = list(dict.fromkeys(text for text in completions if text))[: int(rng.integers(4, 8))]
+        if len(kept) < 2:
+            continue
+        ranks = rank_with_noise([gold_score(prompt, text) for text in kept], rng)
+        rows.append({"prompt": prompt, "completions": kept, "ranks": ranks})
+    return rows
+
+
+def train_reward(config: DemoConfig, base: Start, rows: list[Row], held_out: list[Row]) -> Trained:
+    """Trains the K-wise reward model on the rankings."""
+    return reward.run(
+        RewardConfig(
+            out=_folder(config, "reward"),
+            batch_size=32,
+            epochs=4,
+            seed=config.seed,
+            log_every=25,
+            data=DataConfig(max_length=48),
+            optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10, weight_decay=0.1),
+            compute=compute(),
+        ),
+        model=base,
+        dataset=rows,
+        eval_dataset=held_out,
+    )
+
+
+def train_ppo(config: DemoConfig, policy: Start, scorer: Start) -> Trained:
+    """Trains the policy against the reward model."""
+    return ppo.run(
+        PPOConfig(
+            out=_folder(config, "ppo"),
+            batch_size=128,
+            steps=config.ppo_steps,
+            seed=config.seed,
+            log_every=10,
+            optim=OptimConfig(learning_rate=3e-4, schedule="constant"),
+            compute=compute(),
+            ppo=PPOOptions(kl_coef=0.05, epochs=2, mini_batches=2, critic_learning_rate=1e-3, missing_eos_penalty=2.0),
+            rollout=RolloutConfig(max_new_tokens=MAX_NEW_TOKENS),
+        ),
+        model=policy,
+        reward_model=scorer,
+        dataset=[{"prompt": prompt} for prompt in make_prompts(config.seed + 4, 8000)],
+    )
+
+
+def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
+    """Trains the policy on the same preferences directly: the best against the worst answer to each prompt."""
+    return dpo.run(
+        DPOConfig(
+            out=_folder(config, "dpo"),
+            beta=0.1,
+            batch_size=32,
+            epochs=4,
+            seed=config.seed,
+            log_every=25,
+            data=DataConfig(max_length=48),
+            optim=OptimConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=10),
+            compute=compute(),
+        ),
+        model=policy,
+        dataset=[_extreme_pair(row) for row in rows],
+    )
+
+
+def sample(config: DemoConfig, policy: Start, prompts: list[str], *, answers: int, seed: int) -> Answered:
+    """Samples answers to prompts."""
+    return sample_answers(
+        policy, encode(policy, prompts), compute=compute(), max_new_tokens=MAX_NEW_TOKENS, answers=answers, seed=seed
+    )
+
+
+def encode(policy: Start, prompts: list[str]) -> Prompts:
+    """Encodes prompts for sampling."""
+    rows = [{"prompt": prompt} for prompt in prompts]
+    return encode_prompts([rows], policy.tokenizer, DataConfig(max_length=48), make_mesh(), batch_size=128)
+
+
+def _extreme_pair(row: Row) -> Row:
+    ranked = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda pair: pair[0])
+    return {"prompt": row["prompt"], "chosen": ranked[0][1], "rejected": ranked[-1][1]}
+
+
+def _folder(config: DemoConfig, stage: str) -> str:
+    return str(Path(config.out) / stage)

@@ -1,0 +1,175 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxrlhf.data.batches import (
+    Width,
+    choose_width,
+    pair_batch,
+    plan_widths,
+    prompt_batch,
+    scored_pair_batch,
+    scored_ranked_batch,
+    token_batch,
+)
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.report import Report
+from tests.data.tokenizers import byte_level
+
+
+def _index(kind, sequences, groups=None, ranks=None, bins=None, margins=None) -> Index:
+    """An index of (ids, number of prompt ids), one example a sequence unless `groups` says otherwise."""
+    starts = np.cumsum([0, *(len(ids) for ids, _ in sequences)]).astype(np.int64)
+    groups = np.arange(len(sequences) + 1) if groups is None else np.array(groups)
+    examples = len(groups) - 1
+    return Index(
+        kind=kind,
+        ids=np.concatenate([ids for ids, _ in sequences]).astype(np.int32),
+        mask=np.concatenate([np.arange(len(ids)) >= prompt for ids, prompt in sequences]),
+        offsets=starts,
+        groups=groups,
+        ranks=np.array(ranks or [1] * len(sequences), np.int32),
+        margins=np.array(margins or [0.0] * examples, np.float32),
+        extras=(),
+        bins=None if bins is None else tuple(np.array(items) for items in bins),
+        weights=np.ones(1, np.float32),
+        source=np.zeros(examples if bins is None else len(bins), np.int32),
+        report=Report(),
+        digest="",
+    )
+
+
+THREE = _index("sft", [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13], 1)])
+PAIR = _index("preference", [([5, 6, 7], 1), ([5, 8], 1)], groups=[0, 2], ranks=[1, 2], margins=[1.5])
+
+
+def test_inputs_and_targets_are_shifted_by_one():
+    batch = token_batch(THREE, np.array([0, 1]), Width(4, None))
+    assert batch.tokens.tolist() == [[5, 6, 7, 0], [9, 0, 0, 0]]
+    assert batch.targets.tolist() == [[6, 7, 8, 0], [10, 0, 0, 0]]
+    assert batch.mask.tolist() == [[False, True, True, False], [True, False, False, False]]
+    assert batch.positions.tolist() == [[0, 1, 2, 0], [0, 0, 0, 0]]
+    assert batch.segment_ids.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert batch.columns is None
+
+
+def test_columns_are_where_the_mask_is_true():
+    batch = token_batch(THREE, np.array([0, 1]), Width(4, 3))
+    assert batch.columns is not None and batch.columns.tolist() == [[1, 2, 4], [0, 4, 4]]
+
+
+def test_packed_sequences_have_segments_positions_and_no_target_across_the_seam():
+    index = dataclasses.replace(THREE, bins=(np.array([0, 1, 2]),), source=np.zeros(1, np.int32))
+    batch = token_batch(index, np.array([0]), Width(8, None))
+    assert batch.tokens.tolist() == [[5, 6, 7, 9, 11, 12, 0, 0]]
+    assert batch.targets.tolist() == [[6, 7, 8, 10, 12, 13, 0, 0]]
+    assert batch.segment_ids.tolist() == [[1, 1, 1, 2, 3, 3, 0, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2, 0, 0, 1, 0, 0]]
+    assert batch.mask.tolist() == [[False, True, True, True, True, True, False, False]]
+
+
+def test_packing_keeps_every_prediction_of_the_unpacked_rows():
+    rows = [{"prompt": "u" * n, "completion": "v" * (7 - n)} for n in range(1, 7)]
+
+    def predictions(packing):
+        index = build_index("sft", [rows], byte_level(), DataConfig(max_length=20, packing=packing))
+        batch = token_batch(index, np.arange(index.units), plan_widths(index, "tokens")[-1])
+        found = np.nonzero(batch.mask)
+        return sorted(zip(batch.positions[found], batch.tokens[found], batch.targets[found], strict=True))
+
+    assert predictions(True) == predictions(False)
+
+
+def test_an_empty_row_counts_nowhere():
+    batch = token_batch(THREE, np.array([1, -1]), Width(4, 3))
+    assert not batch.mask[1].any() and not batch.segment_ids[1].any()
+    assert batch.columns is not None and batch.columns[1].tolist() == [4, 4, 4]
+
+
+def test_pairs_put_chosen_before_rejected():
+    batch = pair_batch(PAIR, np.array([0, -1]), Width(3, 2))
+    assert batch.answers.tokens[0].tolist() == [[5, 6, 0], [5, 0, 0]]
+    assert batch.answers.targets[0].tolist() == [[6, 7, 0], [8, 0, 0]]
+    assert batch.answers.columns is not None and batch.answers.columns.shape == (2, 2, 2)
+    assert batch.margin.tolist() == [1.5, 0.0]
+    assert not batch.answers.segment_ids[1].any()
+
+
+def test_scorers_read_every_token_and_count_at_the_last():
+    batch = scored_pair_batch(PAIR, np.array([0]), Width(4, None))
+    assert batch.answers.tokens[0].tolist() == [[5, 6, 7, 0], [5, 8, 0, 0]]
+    assert batch.answers.mask[0].tolist() == [[False, False, True, False], [False, True, False, False]]
+    assert not batch.answers.targets.any()
+
+
+def test_rankings_are_filled_up_with_absent_answers():
+    sequences = [([5, 6], 1), ([5, 7], 1), ([5, 8], 1), ([9, 6], 1), ([9, 7], 1)]
+    index = _index("ranked", sequences, groups=[0, 3, 5], ranks=[2, 1, 2, 1, 2])
+    batch = scored_ranked_batch(index, np.array([1, 0]), Width(2, None))
+    assert batch.ranks.tolist() == [[1, 2, 0], [2, 1, 2]]
+    assert batch.answers.tokens.shape == (2, 3, 2)
+    assert batch.answers.mask.sum(axis=-1).tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert not batch.answers.segment_ids[0, 2].any()
+
+
+def test_prompts_end_at_the_same_column():
+    index = _index("prompt", [([5, 6, 7], 3), ([9], 1)])
+    batch = prompt_batch(index, np.array([0, 1]), Width(4, None))
+    assert batch.tokens.tolist() == [[0, 5, 6, 7], [0, 0, 0, 9]]
+    assert batch.segment_ids.tolist() == [[0, 1, 1, 1], [0, 0, 0, 1]]
+
+
+def _lengths_index(lengths, trained=1):
+    return _index("sft", [(np.arange(1, n + 2), n + 1 - trained) for n in lengths])
+
+
+def test_one_width_holds_the_longest_row():
+    assert plan_widths(_lengths_index([3, 9, 33]), "tokens") == (Width(40, 8),)
+
+
+def test_columns_are_given_up_when_most_would_be_read():
+    index = _index("sft", [(np.arange(1, 34), 9)])  # 32 columns, 24 of them read: not below three quarters
+    assert plan_widths(index, "tokens") == (Width(32, None),)
+    index = _index("sft", [(np.arange(1, 42), 17)])  # 40 columns, 24 of them read
+    assert plan_widths(index, "tokens") == (Width(40, 24),)
+
+
+def test_widths_are_quantiles_and_a_batch_takes_the_smallest_that_holds_it():
+    index = _lengths_index([3, 5, 20, 22, 60, 62])
+    widths = plan_widths(index, "tokens", 3)
+    assert [width.tokens for width in widths] == [8, 24, 64]
+    assert [choose_width(index, "tokens", widths, np.array(units)).tokens for units in ([0, 1], [1, 3], [4, 0])] == [
+        8,
+        24,
+        64,
+    ]
+    assert choose_width(index, "tokens", widths, np.array([0, -1])).tokens == 8
+
+
+def test_a_narrow_width_has_columns_for_its_own_rows():
+    index = _index("sft", [(np.arange(1, 50), 47), (np.arange(1, 202), 101)])
+    assert plan_widths(index, "tokens", 2) == (Width(48, 8), Width(200, 104))
+
+
+def test_packed_rows_are_measured_whole():
+    index = dataclasses.replace(THREE, bins=(np.array([0, 2]), np.array([1])), source=np.zeros(2, np.int32))
+    assert plan_widths(index, "tokens") == (Width(8, None),)
+    assert choose_width(index, "tokens", (Width(4, None), Width(8, None)), np.array([0])).tokens == 8
+
+
+def test_a_scorer_needs_one_more_column_than_a_predictor():
+    index = _index("preference", [(np.arange(9), 1), (np.arange(9), 1)], groups=[0, 2], ranks=[1, 2])
+    assert plan_widths(index, "pairs")[0].tokens == 8
+    assert plan_widths(index, "scored_pairs")[0].tokens == 16
+
+
+def test_an_index_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="'pairs' batches need an index of preference, not of 'sft'"):
+        plan_widths(THREE, "pairs")
+
+
+def test_prompts_have_no_columns_to_read():
+    prompts = build_index("prompt", [[{"prompt": "uvw"}]], byte_level(), DataConfig())
+    assert plan_widths(prompts, "prompts") == (Width(8, None),)

@@ -1,0 +1,165 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxrlhf.data.config import DataConfig, DatasetConfig
+from jaxrlhf.data.index import build_index
+from tests.data.tokenizers import CHATML, byte_level
+
+EOS = byte_level().eos_token_id
+PAIRS = [
+    {"prompt": "xyz", "chosen": "defg", "rejected": "hi", "margin": 2},
+    {"prompt": "j", "chosen": "k", "rejected": "l"},
+]
+
+
+def _build(kind, rows, tokenizer=None, **fields):
+    return build_index(kind, [rows], tokenizer or byte_level(), DataConfig(**fields))
+
+
+def _left_out(report):
+    names = ("rejected", "ties_dropped", "blank_answers_dropped", "dropped_long_prompt", "dropped_long")
+    return sum(getattr(report, name) for name in (*names, "dropped_untrained", "dropped_identical"))
+
+
+def test_sequences_stand_one_after_the_other():
+    index = _build("sft", [{"text": "xyz"}, {"text": "u"}])
+    assert index.offsets.tolist() == [0, 4, 6]
+    assert index.groups.tolist() == [0, 1, 2]
+    ids, mask = index.sequence(1)
+    assert (ids[-1], mask.tolist()) == (EOS, [False, True])
+    assert (index.ids.dtype, index.mask.dtype, index.offsets.dtype) == (np.int32, bool, np.int64)
+
+
+def test_pairs_are_groups_of_two_with_margins():
+    index = _build("preference", PAIRS)
+    assert index.groups.tolist() == [0, 2, 4]
+    assert index.ranks.tolist() == [1, 2, 1, 2]
+    assert index.margins.tolist() == [2.0, 0.0]
+    np.testing.assert_array_equal(index.sequence(0)[0][:3], index.sequence(1)[0][:3])
+
+
+def test_rankings_may_differ_in_size():
+    rows = [
+        {"prompt": "a", "completions": ["b", "c", "d"], "ranks": [3, 1, 2]},
+        {"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2]},
+    ]
+    index = _build("ranked", rows)
+    assert index.groups.tolist() == [0, 3, 5]
+    assert index.ranks.tolist() == [3, 1, 2, 1, 2]
+
+
+def test_prompts_keep_their_text_and_columns():
+    index = _build("prompt", [{"prompt": "xy", "answer": 3}])
+    assert index.extras == ({"answer": 3, "prompt": "xy"},)
+    assert not index.mask.any()
+
+
+def test_prompts_of_conversations_keep_their_messages_too():
+    messages = [{"role": "user", "content": "hello"}]
+    index = _build("prompt", [{"prompt": messages}], byte_level(template=CHATML))
+    assert index.extras[0]["messages"] == messages
+    assert index.extras[0]["prompt"].endswith("<|im_start|>assistant\n")
+
+
+def test_a_whole_answer_ends_with_eos_and_a_cut_one_does_not():
+    index = _build("sft", [{"text": "xyz"}, {"text": "xyzuvw"}], max_length=4)
+    assert index.sequence(0)[0][-1] == EOS
+    assert EOS not in index.sequence(1)[0]
+    assert index.report.truncated == 1
+
+
+def test_over_long_prompts_are_dropped_and_counted():
+    rows = [{"prompt": "abcdef", "completion": "x"}, {"prompt": "u", "completion": "v"}]
+    index = _build("sft", rows, max_length=5)
+    assert (index.report.kept, index.report.dropped_long_prompt) == (1, 1)
+    prompts = [{"prompt": "uvwxy"}, {"prompt": "uvw"}, {"prompt": "uvwx"}]
+    assert _build("prompt", prompts, max_length=5).report.dropped_long_prompt == 1
+    assert _build("prompt", prompts, max_length=5, max_prompt_length=3).report.dropped_long_prompt == 2
+
+
+def test_pairs_equal_once_cut_are_dropped_and_counted():
+    rows = [{"prompt": "u", "chosen": "vwxy", "rejected": "vwxz"}, {"prompt": "u", "chosen": "v", "rejected": "w"}]
+    index = _build("preference", rows, max_length=4)
+    assert (index.report.kept, index.report.dropped_identical) == (1, 1)
+
+
+def test_every_row_is_accounted_for():
+    rows = [
+        {"prompt": "u", "response1": "v", "response2": "w", "label": 1},
+        {"prompt": "u", "response1": "v", "response2": "w", "label": 0},
+        {"prompt": "u", "response1": "v", "response2": "", "label": 2},
+        {"prompt": "u" * 100, "response1": "v", "response2": "w", "label": 2},
+    ]
+    report = _build("preference", rows, chat_template="hh", max_length=50).report
+    assert (report.ties_dropped, report.blank_answers_dropped, report.dropped_long_prompt) == (1, 1, 1)
+    assert report.read + report.added == report.kept + _left_out(report)
+
+
+def test_nothing_left_is_an_error_with_the_counts():
+    with pytest.raises(ValueError, match=r"(?s)no examples are left.*0 examples of 1 rows; left out: 1 with too long"):
+        _build("sft", [{"prompt": "abcdef", "completion": "x"}], max_length=4)
+
+
+def test_bad_rows_stop_the_run_or_are_skipped(tmp_path):
+    rows = [{"text": "x"}] * 30 + [{"text": ""}]
+    with pytest.raises(ValueError, match=r"row 31: field 'text' is empty.*\n1 bad rows of 31"):
+        _build("sft", rows)
+    config = DataConfig(bad_rows="skip")
+    index = build_index("sft", [rows], byte_level(), config, rejects=tmp_path / "rejects.jsonl")
+    assert (index.report.kept, index.report.rejected) == (30, 1)
+    assert json.loads((tmp_path / "rejects.jsonl").read_text())["where"] == "row 31"
+
+
+def test_a_conversation_without_template_stops_at_the_first_row(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    path.write_text(json.dumps(row) + "\nnot JSON\n")
+    with pytest.raises(ValueError, match="chats.jsonl:1: the row is a conversation"):
+        build_index("sft", [DatasetConfig(path=str(path))], byte_level(), DataConfig())
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        ("preference", {"packing": True}, "packing=true works for SFT only"),
+        ("ranked", {"completion_only": False}, "completion_only=false works for SFT only"),
+        ("sft", {"max_prompt_length": 5}, "max_prompt_length works for prompts only"),
+    ],
+)
+def test_options_without_effect_are_refused(kind, fields, message):
+    with pytest.raises(ValueError, match=message):
+        _build(kind, [{"text": "x"}], **fields)
+
+
+def test_bins_hold_every_sequence_once_and_one_data_set_each():
+    sources = [[{"text": "u" * n} for n in (3, 5, 2)], [{"text": "v" * n} for n in (1, 6)]]
+    index = build_index("sft", sources, byte_level(), DataConfig(packing=True, max_length=8))
+    assert index.bins is not None and index.units == len(index.bins) == index.report.bins
+    assert sorted(np.concatenate(index.bins).tolist()) == [0, 1, 2, 3, 4]
+    for items, source in zip(index.bins, index.source, strict=True):
+        assert {0 if item < 3 else 1 for item in items} == {source}
+        assert sum(index.offsets[items + 1] - index.offsets[items] - 1) <= 8
+
+
+def test_rows_naming_special_tokens_are_counted():
+    assert _build("sft", [{"text": "a</s>b"}, {"text": "ab"}]).report.special_text == 1
+
+
+def test_the_digest_changes_with_content_tokenizer_and_settings():
+    base = _build("preference", PAIRS)
+    assert base.digest == _build("preference", PAIRS).digest
+    others = [
+        _build("preference", [PAIRS[0] | {"margin": 1}, PAIRS[1]]),
+        _build("preference", PAIRS, byte_level(template=CHATML)),
+        _build("preference", PAIRS, max_length=77),
+        _build("preference", PAIRS[::-1]),
+    ]
+    assert len({index.digest for index in [base, *others]}) == 5
+
+
+def test_an_index_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        _build("sft", [{"text": "x"}]).kind = "prompt"

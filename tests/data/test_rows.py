@@ -1,0 +1,88 @@
+import math
+
+import pytest
+
+from jaxrlhf.data.rowlog import RowError
+from jaxrlhf.data.rows import check_row
+
+USER = {"role": "user", "content": "Hi"}
+ASSISTANT = {"role": "assistant", "content": "Hello"}
+SYSTEM = {"role": "system", "content": "Be kind."}
+PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}
+RANKED = {"prompt": "p", "completions": ["a", "b", "c"], "ranks": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "code", "message"),
+    [
+        ("sft", {"promt": "p", "completion": "c"}, "FIELD_MISSING", "'prompt' is missing .*did you mean 'promt'"),
+        ("sft", {"instruction": "p", "completion": "c"}, "FIELD_MISSING", "did you mean 'instruction'"),
+        ("sft", {"prompt": None, "completion": "c"}, "FIELD_NULL", "'prompt' is null"),
+        ("sft", {"prompt": 3, "completion": "c"}, "FIELD_TYPE", "'prompt' is 3; expected a string"),
+        ("sft", {"prompt": "p", "completion": {"a": 1}}, "FIELD_TYPE", "expected a string, or a list of messages"),
+        ("sft", {"prompt": "p", "completion": ["c"]}, "FIELD_TYPE", r"completion\[0\] is 'c'; expected {role"),
+        ("sft", {"prompt": " \n", "completion": "c"}, "PROMPT_EMPTY", "'prompt' is empty"),
+        ("sft", {"prompt": "p", "completion": ""}, "COMPLETION_EMPTY", "'completion' is empty"),
+        ("sft", {"text": "a\0"}, "ENC_CHARACTER", r"at character 1"),
+        ("sft", {"text": "a\ud800"}, "ENC_CHARACTER", r"which is no text"),
+        ("sft", {"prompt": "p", "completion": [ASSISTANT]}, "FORMAT_MIX", "'prompt' is text but 'completion' is mess"),
+        ("preference", PAIR | {"rejected": ""}, "REJECTED_EMPTY", "'rejected' is empty"),
+        ("preference", PAIR | {"chosen": "r"}, "PAIR_SAME", "are the same, 'r'"),
+        ("preference", PAIR | {"margin": -1}, "PAIR_MARGIN", "'margin' is -1"),
+        ("preference", PAIR | {"margin": math.nan}, "PAIR_MARGIN", "expected a number from 0"),
+        ("preference", PAIR | {"margin": "big"}, "PAIR_MARGIN", "'big'"),
+        ("ranked", RANKED | {"completions": ["a"]}, "FIELD_TYPE", "expected a list of 2 or more"),
+        ("ranked", RANKED | {"ranks": [1, 2]}, "RANK_BAD", "2 ranks of 3 completions"),
+        ("ranked", RANKED | {"ranks": [1, 3, 4]}, "RANK_BAD", r"as in \[1, 2, 3\]"),
+        ("ranked", RANKED | {"ranks": [0, 1, 2]}, "RANK_BAD", "expected 1 for the best"),
+        ("ranked", RANKED | {"ranks": [1, 1, 1]}, "RANK_BAD", "all are tied"),
+        ("ranked", RANKED | {"ranks": [1, 2, 3.0]}, "RANK_BAD", "list of integers"),
+        ("sft", {"messages": []}, "MSG_EMPTY", "empty list"),
+        ("sft", {"messages": "hi"}, "FIELD_TYPE", "expected a list of messages"),
+        ("sft", {"messages": [USER | {"content": None}, ASSISTANT]}, "MSG_EMPTY", r"messages\[0\] has content None"),
+        ("sft", {"messages": [USER, ASSISTANT | {"content": " "}]}, "MSG_EMPTY", r"messages\[1\]: .*is empty"),
+        ("sft", {"messages": [{"from": "human", "value": "x"}]}, "MSG_ROLE", "declare data.format=sharegpt"),
+        ("sft", {"messages": [USER | {"role": "bot"}]}, "MSG_ROLE", "'bot'; expected one of system, user, assistant"),
+        ("sft", {"messages": [ASSISTANT]}, "MSG_ORDER", r"messages\[0\] is from 'assistant'; expected 'user'"),
+        ("sft", {"messages": [USER, USER, ASSISTANT]}, "MSG_ORDER", r"messages\[1\] is from 'user'"),
+        ("sft", {"messages": [USER, SYSTEM, ASSISTANT]}, "MSG_ORDER", r"messages\[1\] is from 'system'"),
+        ("sft", {"messages": [SYSTEM, USER]}, "MSG_ORDER", "ends with a message of 'user'; expected 'assistant'"),
+        ("sft", {"messages": [SYSTEM]}, "MSG_ORDER", "ends with a message of 'system'"),
+        ("prompt", {"prompt": [USER, ASSISTANT]}, "MSG_ORDER", "expected 'user'"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_field(kind, row, code, message):
+    with pytest.raises(RowError, match=message) as error:
+        check_row(kind, "a.jsonl:1", row)
+    assert error.value.code == code
+
+
+def test_what_is_found_is_shown_in_eighty_characters():
+    with pytest.raises(RowError) as error:
+        check_row("sft", "a.jsonl:1", {"prompt": list(range(1000)), "completion": "c"})
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("ranks", [[1, 2, 2], [2, 1, 2], [3, 2, 1], [1, 1, 3], [1, 1, 2]])
+def test_ties_among_ranks_may_be_counted_either_way(ranks):
+    assert check_row("ranked", "", RANKED | {"ranks": ranks}).ranks == ranks
+
+
+def test_the_other_columns_are_kept():
+    assert check_row("prompt", "", {"prompt": "p", "answer": 3}).extras == {"answer": 3}
+
+
+def test_the_answer_of_a_conversation_is_no_part_of_its_prompt():
+    row = check_row("prompt", "", {"messages": [USER, ASSISTANT]})
+    assert row.prompt == [USER]
+    assert row.extras == {"completion": "Hello"}
+
+
+def test_messages_keep_role_and_content_alone():
+    row = check_row("sft", "", {"messages": [USER | {"name": "Ann"}, ASSISTANT]})
+    assert row.completion == [USER, ASSISTANT]
+
+
+def test_the_margin_defaults_to_zero():
+    assert check_row("preference", "", PAIR).margin == 0.0
+    assert check_row("preference", "", PAIR | {"margin": 2}).margin == 2.0

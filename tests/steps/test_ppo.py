@@ -1,0 +1,187 @@
+"""PPO's updates: exact before the first one, and what the rows, rates and orders do to the others."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.ops.stats import values_of
+from jaxrlhf.optim import adamw_direction
+from jaxrlhf.steps.ppo import _row_order, make_learn
+from jaxrlhf.steps.rollout import Experience, make_judge, response_batch
+from jaxrlhf.steps.scoring import token_logprobs, token_values
+from jaxrlhf.steps.update import init_state
+from jaxrlhf.types import Samples
+from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
+from tests.players import EOS, POLICY, SCORER, player_params, random_prompts
+
+ADAM = adamw_direction(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
+HYPER = hyper(
+    learning_rate=0.0, critic_learning_rate=0.0, max_grad_norm=1.0, temperature=1.0, kl_coef=0.1, clip_eps=0.2,
+    value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0,
+)  # fmt: skip
+SAMPLE = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6, answers=2)
+
+
+@functools.cache
+def decoder_judge(parts: int):
+    return jax.jit(make_judge(POLICY, SCORER, SCORER, parts=parts, answers=2))
+
+
+def played(temperature: float, parts: int) -> tuple[Any, Experience]:
+    """Hyper-parameters, and 8 answers of the decoder to 4 prompts; the reference is the policy."""
+    params, critic, prompts = player_params(), player_params(scalar=True), random_prompts(4)
+    samples = SAMPLE(params, prompts, jax.random.key(1), temperature=temperature)
+    values = {**HYPER, "temperature": jnp.float32(temperature)}
+    frozen = {"reference": params, "scorer": player_params(scalar=True, seed=3)}
+    return values, decoder_judge(parts)(params, critic, frozen, prompts, samples, values)
+
+
+@pytest.mark.parametrize("mini_batches, micro_batches", [(1, 1), (1, 4), (2, 2)])
+def test_before_the_first_update_the_ratio_is_exactly_1(mini_batches: int, micro_batches: int):
+    learn = jax.jit(make_learn(
+        POLICY, SCORER, ADAM,
+        whiten_rewards=False, epochs=1, mini_batches=mini_batches, micro_batches=micro_batches, seed=0,
+    ))  # fmt: skip
+    states = {
+        "policy": init_state(player_params(), ADAM),
+        "critic": init_state(player_params(scalar=True), ADAM),
+    }
+    for temperature in (1.0, 0.6):
+        values, experience = played(temperature, mini_batches * micro_batches)
+        # At a rate of 0 every update is a first one, of its own rows.
+        after, metrics = learn(states, experience, values)
+        chex.assert_trees_all_equal(after["policy"].params, states["policy"].params)
+        metrics = values_of(metrics)
+        assert metrics["val/ratio"] == 1.0
+        assert metrics["policy/approxkl_avg"] == metrics["policy/clipfrac_avg"] == metrics["objective/kl"] == 0.0
+        assert metrics["val/clipfrac_avg"] == metrics["skipped"] == metrics["critic/skipped"] == 0.0
+        assert metrics["grad_norm"] > 0.01 and metrics["critic/grad_norm"] > 0.01
+        assert after["policy"].step == after["critic"].step == mini_batches
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_sampler_and_the_training_forward_agree(temperature: float):
+    _, experience = played(temperature, 1)
+    samples = experience.samples
+    assert jnp.abs(samples.sampling_logprobs).max() > 1.0
+    np.testing.assert_allclose(samples.sampling_logprobs, experience.logprobs, atol=1e-5)
+    untempered = jax.jit(lambda batch: token_logprobs(POLICY, player_params(), batch)[0].logp)(experience.batch)
+    np.testing.assert_allclose(samples.logprobs, untempered, atol=1e-5)
+    assert (jnp.abs(samples.logprobs - samples.sampling_logprobs).max() > 0.1) == (temperature != 1.0)
+
+
+(FAKE, FAKE_PARAMS), (FAKE_CRITIC, CRITIC_PARAMS) = bigram_model(), bigram_model(scalar=True)
+
+
+def fake_experience(scores: list[float]) -> Experience:
+    """Answers of 3 random tokens to one prompt, one for each score; the reference differs from the policy."""
+    rows, rng = len(scores), np.random.default_rng(0)
+    samples = Samples(
+        tokens=rng.integers(3, VOCAB, (rows, 3), np.int32),
+        mask=np.ones((rows, 3), bool),
+        terminated=np.ones(rows, bool),
+        logprobs=np.zeros((rows, 3), np.float32),
+        sampling_logprobs=np.zeros((rows, 3), np.float32),
+    )
+    batch = response_batch(prompt_batch([[1, 2]] * rows, 2), samples)
+    logprobs = token_logprobs(FAKE, FAKE_PARAMS, batch)[0].logp
+    return Experience(
+        batch=batch,
+        samples=samples,
+        logprobs=logprobs,
+        ref_logprobs=logprobs - 0.1,
+        values=token_values(FAKE_CRITIC, CRITIC_PARAMS, batch),
+        scores={"gold": jnp.asarray(scores)},
+    )
+
+
+@functools.cache
+def fake_learn(epochs: int, mini_batches: int):
+    traces: list[int] = []
+    learn = make_learn(
+        FAKE, FAKE_CRITIC, optax.identity(),
+        whiten_rewards=True, epochs=epochs, mini_batches=mini_batches, micro_batches=1, seed=0,
+    )  # fmt: skip
+
+    def traced(*arguments):
+        traces.append(1)
+        return learn(*arguments)
+
+    return jax.jit(traced, donate_argnums=0), traces
+
+
+def learned(scores: list[float], epochs: int = 1, mini_batches: int = 1, step: int = 0, **values: float):
+    optimizer = optax.identity()
+    params = {"policy": FAKE_PARAMS, "critic": CRITIC_PARAMS}
+    states = {name: init_state(jax.tree.map(jnp.copy, own), optimizer) for name, own in params.items()}
+    states["policy"] = dataclasses.replace(states["policy"], step=jnp.int32(step))
+    rates = {"learning_rate": 0.1, "critic_learning_rate": 0.1} | values
+    return fake_learn(epochs, mini_batches)[0](states, fake_experience(scores), {**HYPER, **hyper(**rates)})
+
+
+def params_of(states: Any) -> Any:
+    return {name: state.params for name, state in states.items()}
+
+
+def test_an_unscored_answer_teaches_as_much_as_one_that_is_not_there():
+    with_it, _ = learned([1.0, -1.0, 0.5, jnp.nan])
+    without, _ = learned([1.0, -1.0, 0.5])
+    chex.assert_trees_all_close(params_of(with_it), params_of(without), rtol=1e-5, atol=1e-6)
+    other, _ = learned([1.0, -1.0, 0.5, 0.7])
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, params_of(with_it), params_of(other))) > 1e-3
+
+
+def test_answers_that_scored_well_become_likelier_and_others_less_so():
+    scores = [1.0, -1.0, 1.0, -1.0]
+    experience = fake_experience(scores)
+    states, _ = learned(scores, kl_coef=0.0)
+    after, _ = token_logprobs(FAKE, states["policy"].params, experience.batch)
+    np.testing.assert_array_equal(jnp.sign(jnp.sum(after.logp - experience.logprobs, axis=1)), scores)
+
+
+def test_policy_and_critic_have_their_own_rates():
+    policy_only, _ = learned([1.0, -1.0, 0.5, 0.7], critic_learning_rate=0.0)
+    chex.assert_trees_all_equal(policy_only["critic"].params, CRITIC_PARAMS)
+    critic_only, _ = learned([1.0, -1.0, 0.5, 0.7], learning_rate=0.0)
+    chex.assert_trees_all_equal(critic_only["policy"].params, FAKE_PARAMS)
+    for states, name, start in [(policy_only, "policy", FAKE_PARAMS), (critic_only, "critic", CRITIC_PARAMS)]:
+        assert optax.tree.norm(jax.tree.map(jnp.subtract, states[name].params, start)) > 1e-3
+
+
+def test_new_hyper_parameters_do_not_retrace_and_states_are_donated():
+    learn, traces = fake_learn(1, 1)
+    states = {
+        "policy": init_state(jax.tree.map(jnp.copy, FAKE_PARAMS), optax.identity()),
+        "critic": init_state(jax.tree.map(jnp.copy, CRITIC_PARAMS), optax.identity()),
+    }
+    experience = fake_experience([1.0, -1.0, 0.5, 0.7])
+    after, _ = learn(states, experience, HYPER)
+    before = len(traces)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params_of(states)))
+    learn(after, experience, {name: 0.5 * value for name, value in HYPER.items()})
+    assert len(traces) == before
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(experience) if isinstance(leaf, jax.Array))
+
+
+def test_later_epochs_are_shuffled_by_step():
+    first, again, other = (learned([1.0, -1.0, 0.5, 0.7], 2, 2, step=step) for step in (0, 0, 1))
+    chex.assert_trees_all_equal(params_of(first[0]), params_of(again[0]))
+    assert first[0]["policy"].step == 4 and first[1]["val/ratio"].value != 1.0
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, params_of(first[0]), params_of(other[0]))) > 1e-6
+
+
+def test_every_epoch_visits_every_row_once():
+    order = _row_order(jax.random.key(0), rows=12, epochs=3, mini_batches=4)
+    assert order.shape == (12, 3)
+    epochs = order.reshape(3, 12)
+    np.testing.assert_array_equal(jnp.sort(epochs, axis=1), np.tile(np.arange(12), (3, 1)))
+    np.testing.assert_array_equal(order[:4], [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]])  # as it was sampled
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
