@@ -86,37 +86,37 @@ def _run_ppo(config: Any) -> object:
 
 
 def _generate_config() -> type:
-    from jaxrlhf.generation.config import GenerateConfig
+    from jaxrlhf.commands.config import GenerateConfig
 
     return GenerateConfig
 
 
 def _run_generate(config: Any) -> object:
-    from jaxrlhf.generation.command import run
+    from jaxrlhf.commands.generate import run
 
     return run(config)
 
 
 def _evaluate_config() -> type:
-    from jaxrlhf.evaluation.config import EvaluateConfig
+    from jaxrlhf.commands.config import EvaluateConfig
 
     return EvaluateConfig
 
 
 def _run_evaluate(config: Any) -> object:
-    from jaxrlhf.evaluation.command import run
+    from jaxrlhf.commands.evaluate import run
 
     return run(config)
 
 
 def _export_config() -> type:
-    from jaxrlhf.checkpoint.config import ExportConfig
+    from jaxrlhf.commands.config import ExportConfig
 
     return ExportConfig
 
 
 def _run_export(config: Any) -> object:
-    from jaxrlhf.checkpoint.command import run
+    from jaxrlhf.commands.export import run
 
     return run(config)
 

@@ -18,7 +18,7 @@ Params = Any
 """A nested dict of arrays, e.g. `{"embed_tokens": {"embedding": ...}, "layers": {...}, "norm": {...}}`."""
 
 Metrics = dict[str, Any]
-"""Metric name -> `ops.stats.Mean`, `Max`, `Min` or `Moments`: partial results that can be merged."""
+"""Metric name -> `ops.stats.Mean`, `Max`, `Min` or `Sum`: partial results that can be merged."""
 
 Hyper = dict[str, jax.Array]
 """Name -> float32 scalar computed by the host for one step: learning rate, KL coefficient, temperature ..."""

@@ -37,8 +37,10 @@ def bigram_model(vocab: int = VOCAB, width: int = 8, scalar: bool = False, seed:
     return model, params
 
 
-def token_batch(lengths: Sequence[int], width: int, *, prompt: int = 1, vocab: int = VOCAB, seed: int = 0) -> TokenBatch:
-    """Rows of random tokens, padded on the right with random tokens; all after `prompt` are trained. Length 0: no row."""
+def token_batch(
+    lengths: Sequence[int], width: int, *, prompt: int = 1, vocab: int = VOCAB, seed: int = 0
+) -> TokenBatch:
+    """Rows of random tokens, the padding on the right too; all after the first `prompt` are trained. 0 is no row."""
     draws = np.random.default_rng(seed).integers(1, vocab, (len(lengths), width + 1), np.int32)
     columns, ends = np.arange(width, dtype=np.int32)[None, :], np.asarray(lengths)[:, None]
     return TokenBatch(

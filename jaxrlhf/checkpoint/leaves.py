@@ -35,8 +35,7 @@ def storable(tree: Any) -> dict[str, jax.Array | np.ndarray]:
     problems = [f"{name} {problem}" for name, leaf in leaves.items() if (problem := _problem(leaf))]
     if problems:
         raise TypeError("\n".join(problems))
-    # A numpy array may be changed by its owner while it is being written; a jax array may not.
-    return {name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in leaves.items()}
+    return leaves
 
 
 def _problem(leaf: Any) -> str | None:

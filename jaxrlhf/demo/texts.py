@@ -45,8 +45,8 @@ DEMONSTRATOR = Habits(
 )
 """Writes the demonstrations: mixed quality, as people's are."""
 
-PASSER_BY = Habits(topic=0.5, mood=0.5, detail=0.5, reason=0.5, takes_back=0.2, chatter=0.4, repeat=0.1, closing=0.5)
-"""Writes the reviews in the pretraining text: knows the grammar and hardly heeds the prompt."""
+PASSER_BY = Habits(topic=0.8, mood=0.7, detail=0.5, reason=0.5, takes_back=0.2, chatter=0.4, repeat=0.1, closing=0.5)
+"""Writes the reviews in the pretraining text: knows the grammar and heeds the prompt more often than not."""
 
 
 def make_demonstrations(seed: int, count: int) -> list[dict[str, str]]:
@@ -70,7 +70,7 @@ def make_demonstrations(seed: int, count: int) -> list[dict[str, str]]:
 
 
 def make_pretraining_text(seed: int, count: int) -> list[dict[str, str]]:
-    """Writes stories, and prompts with answers that hardly heed them, in turn.
+    """Writes stories, and prompts with answers that heed them more often than not, in turn.
 
     Args:
         seed: rows are a function of it.
@@ -128,11 +128,11 @@ def _write_review(rng: np.random.Generator) -> str:
 
 
 def _write_story(rng: np.random.Generator) -> str:
-    """A visit whose aspects and verdict share a mood: from such text a model learns which words do."""
+    """A verdict and aspects that share its mood: from such text a model learns which words do."""
     name, place = _pick(rng, words.NAMES), _pick(rng, tuple(words.PLACES))
     mood: Mood = _pick(rng, ("good", "bad"))
     statements = [_state(rng, _pick(rng, words.PLACES[place]), mood, PASSER_BY) for _ in range(2)]
-    return " ".join([f"{name} visited the {place} .", *statements, f"{name} {_pick(rng, words.VERBS[mood])} it ."])
+    return " ".join([f"{name} visited the {place} and {_pick(rng, words.VERBS[mood])} it .", *statements])
 
 
 def _opposite(mood: Mood) -> Mood:

@@ -33,7 +33,7 @@ def load_reward(spec: str) -> RewardFn:
     if not where or not name:
         raise ValueError(f"reward {spec!r} names no function; write path.py:function or package.module:function")
     module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
-    function = getattr(module, name, None)
+    function: RewardFn | None = getattr(module, name, None)
     if not callable(function):
         known = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise ValueError(f"reward {spec!r}: {where} has no function {name!r}; it has {known}")

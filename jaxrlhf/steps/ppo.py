@@ -87,9 +87,7 @@ def make_learn(
         micro_batches: parts of an update; divides the rows of a mini-batch.
         seed: of the order and of dropout.
     """
-    update_policy = make_update(
-        policy_loss(policy), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed
-    )
+    update_policy = make_update(policy_loss(policy), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
     update_critic = make_update(value_loss(critic), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
     def learn(states: States, experience: Experience, hyper: Hyper) -> tuple[States, Metrics]:

@@ -81,7 +81,9 @@ def test_the_score_lands_on_the_last_token_and_the_kl_on_every_one():
 
 def test_returns_take_the_critic_into_account():
     values = np.where(MASK, np.asarray([[0.5, 1.0, -1.0]], np.float32), 0.0).astype(np.float32)
-    plain = dataclasses.replace(experience(gold=[2.0, 0.0, 0.0, 0.0]), values=values, ref_logprobs=np.float32(-2.0) * MASK)
+    plain = dataclasses.replace(
+        experience(gold=[2.0, 0.0, 0.0, 0.0]), values=values, ref_logprobs=np.float32(-2.0) * MASK
+    )
     rollout, _ = rolled(plain, values={**HYPER, "gamma": jnp.float32(0.9)})
     # deltas: 2 - (-1) = 3;  0.9 * (-1) - 1 = -1.9;  0.9 * 1 - 0.5 = 0.4; each advantage adds 0.45 of the next.
     last, middle = 3.0, -1.9 + 0.45 * 3.0
@@ -153,7 +155,9 @@ def judge(parts: int, answers: int, with_scorer: bool):
 def judged(parts: int = 1, answers: int = 1, scorer: Any = None, prompts: Any = PROMPTS) -> Experience:
     frozen = {"reference": bigram_model(seed=1)[1]} | ({} if scorer is None else {"scorer": scorer})
     params, critic = bigram_model()[1], bigram_model(scalar=True)[1]
-    return judge(parts, answers, scorer is not None)(params, critic, frozen, prompts, SAMPLES, {**HYPER, "temperature": 0.5})
+    return judge(parts, answers, scorer is not None)(
+        params, critic, frozen, prompts, SAMPLES, {**HYPER, "temperature": 0.5}
+    )
 
 
 def test_everyone_judges_the_same_rows_at_the_sampling_temperature():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrlhf.ops import logprobs_from_logits
 from jaxrlhf.steps.scoring import (
     at_columns,
     flat_answers,
@@ -79,8 +80,10 @@ def test_packed_rows_equal_rows_apart():
     pieces = [jax.tree.map(lambda leaf, row=row, end=end: leaf[row, :end], rows) for row, end in enumerate([4, 6, 3])]
     packed = jax.tree.map(lambda *leaves: np.concatenate(leaves)[None], *pieces)
     packed = dataclasses.replace(packed, segment_ids=np.repeat([1, 2, 3], [4, 6, 3])[None].astype(np.int32))
-    run = jax.jit(lambda batch: token_logprobs(POLICY, params, batch)[0].logp)
-    apart, together = run(rows), run(packed)
+    columns = jnp.broadcast_to(jnp.arange(6), (3, 6))
+    hidden = POLICY.apply(params, rows.tokens, positions=columns, segment_ids=rows.segment_ids).hidden
+    apart = logprobs_from_logits(hidden @ POLICY.head(params).weight.T, rows.targets) * rows.mask
+    together = jax.jit(lambda batch: token_logprobs(POLICY, params, batch)[0].logp)(packed)
     found = np.split(np.asarray(together[0]), [4, 10])
     for row, piece in enumerate(found):
         np.testing.assert_allclose(piece, apart[row, : piece.size], **TIGHT)
