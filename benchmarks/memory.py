@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py
 
-Nothing is allocated: the steps are lowered with shapes and compiled for this machine. A step that held logits would grow
-by batch x tokens x vocabulary; ours may grow by three float32 copies of the unembedding (its gradient, the clipped
-gradient, the direction), and 64 MiB.
+Nothing is allocated: the steps are lowered with shapes and compiled for this machine. A step that held logits would
+grow by batch x tokens x vocabulary; ours may grow by three float32 copies of the unembedding (gradient, clipped
+gradient, direction), and 64 MiB.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Direct preference optimisation, the same command on every process: `python scripts/train_dpo.py --config FILE key=value ...`."""
+"""`jaxrlhf dpo`, the same command on every process: `python scripts/train_dpo.py --config FILE key=value ...`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""PPO, the same command on every process: `python scripts/train_ppo.py --config FILE key=value ...`."""
+"""`jaxrlhf ppo`, the same command on every process: `python scripts/train_ppo.py --config FILE key=value ...`."""
 
 import sys
 

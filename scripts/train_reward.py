@@ -1,4 +1,4 @@
-"""Reward modelling, the same command on every process: `python scripts/train_reward.py --config FILE key=value ...`."""
+"""`jaxrlhf reward`, the same command on every process: `python scripts/train_reward.py --config FILE key=value ...`."""
 
 import sys
 

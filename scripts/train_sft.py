@@ -1,4 +1,4 @@
-"""Supervised fine-tuning, the same command on every process: `python scripts/train_sft.py --config FILE key=value ...`."""
+"""`jaxrlhf sft`, the same command on every process: `python scripts/train_sft.py --config FILE key=value ...`."""
 
 import sys
 

@@ -1,0 +1,1 @@
+"""What a run leaves on disk: checkpoints to go on from, and folders for others to load."""

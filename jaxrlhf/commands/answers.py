@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -116,9 +116,7 @@ def sample_answers(
         batches.append((repeated, drawn))
         hosted.append(to_host((drawn.tokens, drawn.mask, drawn.terminated)))
     count = prompts.loader.index.units
-    tokens, mask, terminated = (
-        np.concatenate(part)[: count * answers] for part in zip(*hosted, strict=True)
-    )
+    tokens, mask, terminated = (np.concatenate(part)[: count * answers] for part in zip(*hosted, strict=True))
     texts = policy.tokenizer.batch_decode(
         [row[keep] for row, keep in zip(tokens, mask, strict=True)], skip_special_tokens=True
     )

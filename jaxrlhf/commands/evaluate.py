@@ -150,6 +150,4 @@ def _lengths(index: Index, most: int) -> np.ndarray:
 
 
 def _plain(result: Result) -> Result:
-    return {
-        name: vars(value) if isinstance(value, Proportion) else value for name, value in result.items()
-    }
+    return {name: vars(value) if isinstance(value, Proportion) else value for name, value in result.items()}

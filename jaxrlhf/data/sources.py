@@ -125,5 +125,9 @@ def comparison_kind(source: Source, config: DataConfig) -> Kind:
         if raw is None:
             raise ValueError("the data set of comparisons has no rows")
         first = rename(raw, columns)
-        return "ranked" if any("ranked" in shape.kinds and shape.fits(first) for shape in SHAPES.values()) else "preference"
+        return (
+            "ranked"
+            if any("ranked" in shape.kinds and shape.fits(first) for shape in SHAPES.values())
+            else "preference"
+        )
     return "ranked" if "ranked" in SHAPES[layout].kinds else "preference"

@@ -1,0 +1,1 @@
+"""The whole road on a toy language, in minutes, on a laptop."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxrlhf.commands.answers import Answered, Prompts, encode_prompts, sample_a
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.demo.config import DemoConfig
 from jaxrlhf.demo.gold import gold_score, rank_with_noise
-from jaxrlhf.demo.language import held_out_prompts, make_prompts
+from jaxrlhf.demo.language import make_prompts
 from jaxrlhf.demo.texts import make_demonstrations, make_pretraining_text
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.models.config import ComputeConfig, ModelConfig

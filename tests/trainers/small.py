@@ -52,7 +52,9 @@ def demonstrations(count: int = 24, seed: int = 0) -> list[dict[str, Any]]:
 def pairs(count: int = 24) -> list[dict[str, Any]]:
     chosen, rejected = make_demonstrations(0, count), make_demonstrations(1, count)
     both = zip(chosen, rejected, strict=True)
-    return [{"prompt": a["prompt"], "chosen": a["completion"], "rejected": b["completion"] + " thanks !"} for a, b in both]
+    return [
+        {"prompt": a["prompt"], "chosen": a["completion"], "rejected": b["completion"] + " thanks !"} for a, b in both
+    ]
 
 
 def rankings(count: int = 24) -> list[dict[str, Any]]:
@@ -65,7 +67,10 @@ def rankings(count: int = 24) -> list[dict[str, Any]]:
 
 
 def prompts(count: int = 24) -> list[dict[str, Any]]:
-    return [{"prompt": prompt, "wanted": "room" if number % 2 else "staff"} for number, prompt in enumerate(make_prompts(3, count))]
+    return [
+        {"prompt": prompt, "wanted": "room" if number % 2 else "staff"}
+        for number, prompt in enumerate(make_prompts(3, count))
+    ]
 
 
 def mentions(prompts: list[str], completions: list[str], wanted: list[str], **columns: Any) -> list[float]:

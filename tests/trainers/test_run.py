@@ -13,7 +13,9 @@ def test_folder_holds_everything(tmp_path):
     found = {path.name for path in (tmp_path / "run").iterdir()}
     assert found == {"config.yaml", "metrics.jsonl", "samples.jsonl", "checkpoints", "export"}
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["rollout"]["max_new_tokens"] == 6
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / "run/export").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        p.name for p in (tmp_path / "run/export").iterdir()
+    }
 
 
 def test_another_configuration_in_the_folder_is_refused(tmp_path):
