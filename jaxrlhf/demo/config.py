@@ -4,6 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxrlhf.demo.language import HELD_OUT_PROMPTS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large the models are and how long the stages; the table of `docs/demo.md` holds for the defaults.
+
+    Attributes:
+        hidden_size: width of the models, a multiple of 8.
+        layers: blocks of the models, positive.
+        pretraining_steps: steps of pretraining, positive.
+        sft_steps: steps of fine-tuning, positive.
+        ranked_prompts: prompts whose answers are ranked, for the reward model and DPO.
+        reward_steps: steps of the reward model, positive.
+        ppo_steps: iterations of PPO, positive.
+        dpo_steps: steps of DPO, positive.
+        held_out_prompts: prompts to evaluate on, from 3 to 256.
+    """
+
+    hidden_size: int = 96
+    layers: int = 3
+    pretraining_steps: int = 500
+    sft_steps: int = 200
+    ranked_prompts: int = 2400
+    reward_steps: int = 600
+    ppo_steps: int = 60
+    dpo_steps: int = 100
+    held_out_prompts: int = HELD_OUT_PROMPTS
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        problems = [f"{name}={value} must be positive" for name, value in vars(self).items() if value < 1]
+        if self.hidden_size % 8:
+            problems.append(f"hidden_size={self.hidden_size} must be a multiple of 8: four heads of even size")
+        if not 3 <= self.held_out_prompts <= HELD_OUT_PROMPTS:
+            problems.append(f"held_out_prompts={self.held_out_prompts} must lie in 3 ... {HELD_OUT_PROMPTS}")
+        if problems:
+            raise ValueError("; ".join(problems))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -12,9 +51,9 @@ class DemoConfig:
     Attributes:
         out: folder of the runs of all stages. Running again goes on where it stopped.
         seed: of everything; the same seed gives the same table.
-        ppo_steps: iterations of PPO; fewer are quicker and reach less.
+        sizes: of models and stages; smaller is quicker and reaches less.
     """
 
     out: str = "runs/demo"
     seed: int = 0
-    ppo_steps: int = 60
+    sizes: Sizes = dataclasses.field(default_factory=Sizes)

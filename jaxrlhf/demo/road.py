@@ -30,52 +30,59 @@ from jaxrlhf.trainers.config import (
 )
 from jaxrlhf.trainers.run import Trained
 from jaxrlhf.trainers.start import Start
+from jaxrlhf.types import Params
 
 MAX_NEW_TOKENS = 26
 """Tokens of the longest answer; demonstrations have 24 at most."""
 
-RANKED_PROMPTS = 800
-"""Prompts whose answers are ranked, for the reward model and DPO."""
+INITIAL_SCALE = 5.0
+"""Factor of fresh matrices: the usual deviation of 0.02 suits widths in the thousands, 0.1 a width of a hundred.
+
+From 0.02 attention starts flat, and many hundred steps pass before the model looks anything up in the prompt.
+"""
 
 Row = dict[str, Any]
 
 
-def fresh_model(seed: int) -> Start:
+def fresh_model(config: DemoConfig) -> Start:
     """A tiny Llama with random parameters."""
     tokenizer = build_tokenizer()
-    config = ModelConfig(
+    width = config.sizes.hidden_size
+    model = ModelConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=256,
-        num_layers=3,
+        hidden_size=width,
+        intermediate_size=8 * width // 3,
+        num_layers=config.sizes.layers,
         num_heads=4,
         num_kv_heads=2,
-        head_dim=24,
+        head_dim=width // 4,
         max_positions=64,
         tie_embeddings=True,
     )
-    return Start(config=config, params=init_params(config, jax.random.key(seed)), tokenizer=tokenizer)
+    params = init_params(model, jax.random.key(config.seed))
+    return Start(config=model, params=_scaled(params, INITIAL_SCALE), tokenizer=tokenizer)
 
 
-def compute() -> ComputeConfig:
-    """Three layers are soon unrolled."""
-    return ComputeConfig(scan_unroll=3)
+def compute(model: Start) -> ComputeConfig:
+    """Few layers are soon unrolled."""
+    return ComputeConfig(scan_unroll=model.config.num_layers)
 
 
 def pretrain(config: DemoConfig) -> Trained:
     """Teaches the language to a fresh model, on plain text."""
+    model = fresh_model(config)
     return sft.run(
         SFTConfig(
             out=_folder(config, "pretrain"),
             batch_size=64,
-            steps=500,
+            steps=config.sizes.pretraining_steps,
             seed=config.seed,
             log_every=100,
             data=DataConfig(max_length=48, packing=True),
             optim=OptimConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=20),
-            compute=compute(),
+            compute=compute(model),
         ),
-        model=fresh_model(config.seed),
+        model=model,
         dataset=make_pretraining_text(config.seed, 8000),
     )
 
@@ -86,12 +93,12 @@ def fine_tune(config: DemoConfig, base: Start) -> Trained:
         SFTConfig(
             out=_folder(config, "sft"),
             batch_size=64,
-            steps=200,
+            steps=config.sizes.sft_steps,
             seed=config.seed,
             log_every=50,
             data=DataConfig(max_length=48),
             optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10),
-            compute=compute(),
+            compute=compute(base),
         ),
         model=base,
         dataset=make_demonstrations(config.seed + 1, 2000),
@@ -118,13 +125,13 @@ def train_reward(config: DemoConfig, base: Start, rows: list[Row], held_out: lis
     return reward.run(
         RewardConfig(
             out=_folder(config, "reward"),
-            batch_size=32,
-            epochs=4,
+            batch_size=16,
+            steps=config.sizes.reward_steps,
             seed=config.seed,
             log_every=25,
             data=DataConfig(max_length=48),
             optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10, weight_decay=0.1),
-            compute=compute(),
+            compute=compute(base),
         ),
         model=base,
         dataset=rows,
@@ -138,11 +145,11 @@ def train_ppo(config: DemoConfig, policy: Start, scorer: Start) -> Trained:
         PPOConfig(
             out=_folder(config, "ppo"),
             batch_size=128,
-            steps=config.ppo_steps,
+            steps=config.sizes.ppo_steps,
             seed=config.seed,
             log_every=10,
             optim=OptimConfig(learning_rate=3e-4, schedule="constant"),
-            compute=compute(),
+            compute=compute(policy),
             ppo=PPOOptions(kl_coef=0.05, epochs=2, mini_batches=2, critic_learning_rate=1e-3, missing_eos_penalty=2.0),
             rollout=RolloutConfig(max_new_tokens=MAX_NEW_TOKENS),
         ),
@@ -157,14 +164,14 @@ def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
     return dpo.run(
         DPOConfig(
             out=_folder(config, "dpo"),
-            beta=0.1,
+            beta=0.3,
             batch_size=32,
-            epochs=4,
+            steps=config.sizes.dpo_steps,
             seed=config.seed,
             log_every=25,
             data=DataConfig(max_length=48),
             optim=OptimConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=10),
-            compute=compute(),
+            compute=compute(policy),
         ),
         model=policy,
         dataset=[_extreme_pair(row) for row in rows],
@@ -174,7 +181,12 @@ def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
 def sample(config: DemoConfig, policy: Start, prompts: list[str], *, answers: int, seed: int) -> Answered:
     """Samples answers to prompts."""
     return sample_answers(
-        policy, encode(policy, prompts), compute=compute(), max_new_tokens=MAX_NEW_TOKENS, answers=answers, seed=seed
+        policy,
+        encode(policy, prompts),
+        compute=compute(policy),
+        max_new_tokens=MAX_NEW_TOKENS,
+        answers=answers,
+        seed=seed,
     )
 
 
@@ -182,6 +194,15 @@ def encode(policy: Start, prompts: list[str]) -> Prompts:
     """Encodes prompts for sampling."""
     rows = [{"prompt": prompt} for prompt in prompts]
     return encode_prompts([rows], policy.tokenizer, DataConfig(max_length=48), make_mesh(), batch_size=128)
+
+
+def _scaled(params: Params, factor: float) -> Params:
+    """Scales embedding and matrices, and leaves the norms."""
+
+    def scaled(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
+        return leaf if jax.tree_util.keystr(path[-1:]) == "['scale']" else factor * leaf
+
+    return jax.tree_util.tree_map_with_path(scaled, params)
 
 
 def _extreme_pair(row: Row) -> Row:

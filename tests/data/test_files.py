@@ -28,7 +28,7 @@ def _read(path, log=None, **fields):
 @pytest.mark.parametrize("zipped", [False, True])
 def test_every_kind_of_file_is_read_with_its_lines(tmp_path, name, text, lines, zipped):
     path = tmp_path / (name + ".gz" if zipped else name)
-    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if zipped else text.encode())
     assert _read(path) == [(f"{path}:{line}", row) for line, row in zip(lines, ROWS, strict=True)]
 
 
@@ -64,7 +64,7 @@ def test_a_byte_order_mark_is_ignored_and_noted(tmp_path):
     [
         (b"", r"is empty \(0 bytes\)"),
         (b"\n \n\n", r"has no rows \(3 blank lines\)"),
-        (gzip.compress(b"{}"), "compressed with gzip; rename it to a.jsonl.gz"),
+        (gzip.compress(b"{}", mtime=0), "compressed with gzip; rename it to a.jsonl.gz"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "HTML page"),
         (LINES.encode("utf-16"), "UTF-16; convert it with: iconv"),
@@ -77,7 +77,7 @@ def test_a_file_that_holds_no_rows_is_refused_by_name(tmp_path, data, message):
 
 
 def test_half_a_gzip_file_is_refused(tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES.encode() * 100)[:-20])
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINES.encode() * 100, mtime=0)[:-20])
     with pytest.raises(ValueError, match="not a whole gzip file"):
         _read(tmp_path / "a.jsonl.gz")
 

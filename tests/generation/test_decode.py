@@ -10,7 +10,7 @@ from jaxrlhf.generation.decode import generate
 from jaxrlhf.generation.sampling import SamplingSettings
 from jaxrlhf.models.decoder import unstack_layers
 from jaxrlhf.types import Model, PromptBatch, Samples
-from tests.fakes import counting_model, prompt_batch
+from tests.fakes import VOCAB, counting_model, prompt_batch
 from tests.players import CONFIG, EOS, POLICY, player_params, random_prompts
 
 COUNTING, COUNTING_PARAMS = counting_model()
@@ -93,6 +93,16 @@ def test_the_loop_ends_when_every_row_has():
     jax.effects_barrier()
     np.testing.assert_array_equal(samples.mask.sum(axis=1), [4, 2])
     assert len(calls) == 4  # the prompt, and one for each token but the last
+
+
+def test_each_token_of_each_row_has_its_own_draw():
+    even = {"peak": jnp.float32(0.0)}
+    samples = run(COUNTING, even, prompt_batch([[5]] * 40, 3), settings(40, eos_ids=()), max_new_tokens=LENGTH)
+    counts = np.bincount(np.asarray(samples.tokens).ravel(), minlength=VOCAB)
+    assert counts.min() > 0 and counts.max() < 25  # of 240, about 10 each
+    columns = np.asarray(samples.tokens).T
+    agreement = [np.mean(columns[a] == columns[b]) for a in range(LENGTH) for b in range(a)]
+    assert np.mean(agreement) < 0.1  # 1 / 23 expected
 
 
 def decode(prompts: PromptBatch, temperature: float = 1.0, answers: int = 1, params: Any = None) -> Samples:

@@ -14,11 +14,11 @@ import pytest
 from jaxrlhf.generation.sampler import make_sampler
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
-from jaxrlhf.steps.ppo import _row_order, make_learn
-from jaxrlhf.steps.rollout import Experience, make_judge, response_batch
+from jaxrlhf.steps.ppo import _row_order, make_learn, policy_loss, value_loss
+from jaxrlhf.steps.rollout import Experience, make_judge, make_rollout, response_batch
 from jaxrlhf.steps.scoring import token_logprobs, token_values
 from jaxrlhf.steps.update import init_state
-from jaxrlhf.types import Samples
+from jaxrlhf.types import Samples, TokenBatch
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
 from tests.players import EOS, POLICY, SCORER, player_params, random_prompts
 
@@ -81,6 +81,11 @@ def test_the_sampler_and_the_training_forward_agree(temperature: float):
 (FAKE, FAKE_PARAMS), (FAKE_CRITIC, CRITIC_PARAMS) = bigram_model(), bigram_model(scalar=True)
 
 
+@jax.jit
+def fake_forward(batch: TokenBatch):
+    return token_logprobs(FAKE, FAKE_PARAMS, batch)[0].logp, token_values(FAKE_CRITIC, CRITIC_PARAMS, batch)
+
+
 def fake_experience(scores: list[float]) -> Experience:
     """Answers of 3 random tokens to one prompt, one for each score; the reference differs from the policy."""
     rows, rng = len(scores), np.random.default_rng(0)
@@ -92,13 +97,13 @@ def fake_experience(scores: list[float]) -> Experience:
         sampling_logprobs=np.zeros((rows, 3), np.float32),
     )
     batch = response_batch(prompt_batch([[1, 2]] * rows, 2), samples)
-    logprobs = token_logprobs(FAKE, FAKE_PARAMS, batch)[0].logp
+    logprobs, values = fake_forward(batch)
     return Experience(
         batch=batch,
         samples=samples,
         logprobs=logprobs,
         ref_logprobs=logprobs - 0.1,
-        values=token_values(FAKE_CRITIC, CRITIC_PARAMS, batch),
+        values=values,
         scores={"gold": jnp.asarray(scores)},
     )
 
@@ -137,6 +142,18 @@ def test_an_unscored_answer_teaches_as_much_as_one_that_is_not_there():
     chex.assert_trees_all_close(params_of(with_it), params_of(without), rtol=1e-5, atol=1e-6)
     other, _ = learned([1.0, -1.0, 0.5, 0.7])
     assert optax.tree.norm(jax.tree.map(jnp.subtract, params_of(with_it), params_of(other))) > 1e-3
+
+
+def test_losses_read_nothing_outside_the_mask_of_the_rollout():
+    shaped = jax.jit(functools.partial(make_rollout, whiten_rewards=False))
+    rollout, _ = shaped(fake_experience([1.0, -1.0, jnp.nan, 0.5]), HYPER)
+    names = ("logprobs", "values", "advantages", "returns")
+    dirty = {name: jnp.where(rollout.mask, getattr(rollout, name), 9.0) for name in names}
+    for loss_fn, params in [(policy_loss(FAKE), FAKE_PARAMS), (value_loss(FAKE_CRITIC), CRITIC_PARAMS)]:
+        run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+        expected = run(params, None, rollout, 9.0, HYPER, jax.random.key(0))
+        found = run(params, None, dataclasses.replace(rollout, **dirty), 9.0, HYPER, jax.random.key(0))
+        chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
 def test_answers_that_scored_well_become_likelier_and_others_less_so():

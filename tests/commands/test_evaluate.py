@@ -1,0 +1,75 @@
+import json
+import math
+
+import pytest
+
+from jaxrlhf.commands import evaluate
+from jaxrlhf.commands.config import EvaluateConfig, SamplingConfig
+from jaxrlhf.data.config import DataConfig
+from tests.trainers.small import demonstrations, metrics, pairs, prompts, rankings
+
+DATA = DataConfig(max_length=48)
+
+
+def test_perplexity_is_that_of_the_run(policy, write):
+    config = EvaluateConfig(
+        measure="perplexity",
+        model=str(policy),
+        dataset=write("rows.jsonl", demonstrations(5, seed=9)),
+        batch_size=8,
+        data=DATA,
+    )
+    result = evaluate.run(config)
+    expected = [line["eval/loss"] for line in metrics(policy) if "eval/loss" in line][-1]
+    assert result["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
+
+
+def test_accuracy_is_that_of_the_run_and_the_file_holds_it(scorer, write, tmp_path):
+    config = EvaluateConfig(
+        measure="accuracy",
+        model=str(scorer),
+        dataset=write("rows.jsonl", rankings(5)),
+        batch_size=8,
+        data=DATA,
+        out=str(tmp_path / "result.json"),
+    )
+    result = evaluate.run(config)
+    expected = [line["eval/accuracy"] for line in metrics(scorer) if "eval/accuracy" in line][-1]
+    assert result["accuracy"].value == pytest.approx(expected, abs=1e-6)
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["accuracy"]["count"] == result["accuracy"].count == 6 + 10 + 15 + 6 + 10
+
+
+def test_length_baseline_on_pairs(scorer, write):
+    """The rejected answers are the longer ones here, but for chance: the baseline must be below one half."""
+    rows = [
+        {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["chosen"] + " thanks !"} for row in pairs(9)
+    ]
+    config = EvaluateConfig(
+        measure="accuracy", model=str(scorer), dataset=write("rows.jsonl", rows), batch_size=8, data=DATA
+    )
+    assert evaluate.run(config)["longer_is_better"].value == 0.0
+
+
+def test_win_rate_against_itself_is_one_half(policy, scorer, write):
+    config = EvaluateConfig(
+        measure="win_rate",
+        model=str(policy),
+        against=str(policy),
+        reward_model=str(scorer),
+        dataset=write("rows.jsonl", prompts(9)),
+        batch_size=8,
+        sampling=SamplingConfig(max_new_tokens=6),
+        data=DATA,
+    )
+    result = evaluate.run(config)
+    assert result["win_rate"].value == 0.5
+    assert result["score"] == result["score_of_other"] != 0.0
+
+
+def test_what_has_no_effect_is_refused():
+    with pytest.raises(ValueError, match="against, sampling: no effect on measure=perplexity"):
+        EvaluateConfig(measure="perplexity", model="m", dataset="d", against="x", sampling=SamplingConfig(seed=1))
+    with pytest.raises(ValueError, match="win_rate needs against, and reward_model or rewards"):
+        EvaluateConfig(measure="win_rate", model="m", dataset="d")

@@ -1,0 +1,32 @@
+import jax
+import numpy as np
+import pytest
+
+from jaxrlhf.commands import export
+from jaxrlhf.commands.config import ExportConfig
+from jaxrlhf.models.load import load_policy, load_scalar
+from jaxrlhf.trainers import dpo, reward
+from tests.trainers.small import config, pairs
+
+
+def test_newest_checkpoint_is_the_export_of_the_run(policy, tmp_path):
+    run = dpo.run(config("dpo", tmp_path / "dpo", model=str(policy)), dataset=pairs(), eval_dataset=pairs(5))
+    export.run(ExportConfig(run=str(run.folder), out=str(tmp_path / "out")))
+    jax.tree.map(np.testing.assert_array_equal, load_policy(tmp_path / "out").params, run.model.params)
+
+    export.run(ExportConfig(run=str(run.folder), out=str(tmp_path / "early"), step=2))
+    early = load_policy(tmp_path / "early").params
+    assert not np.array_equal(early["norm"]["scale"], run.model.params["norm"]["scale"])
+
+
+def test_reward_model_keeps_its_head(policy, tmp_path):
+    run = reward.run(config("reward", tmp_path / "reward", model=str(policy)), dataset=pairs(), eval_dataset=pairs(5))
+    export.run(ExportConfig(run=str(run.folder), out=str(tmp_path / "out")))
+    jax.tree.map(np.testing.assert_array_equal, load_scalar(tmp_path / "out").params, run.model.params)
+
+
+def test_missing_step_and_folder_are_named(policy, tmp_path):
+    with pytest.raises(ValueError, match=r"has no checkpoint 3; it has \[2, 4\]"):
+        export.run(ExportConfig(run=str(policy), out=str(tmp_path / "out"), step=3))
+    with pytest.raises(ValueError, match=r"is not the folder of a run: it has no config.yaml"):
+        export.run(ExportConfig(run=str(tmp_path), out=str(tmp_path / "out")))
