@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import logging
 import shutil
 import sys
 import textwrap
@@ -177,6 +178,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
         print(_help(name, command))
         return 0
     options = _parser(name, command).parse_intermixed_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("jaxrlhf").setLevel(logging.INFO)  # others speak up when something is wrong
     try:
         command.run(load(command.config(), options.config, options.overrides))
     except (ValueError, TypeError, FileNotFoundError) as error:

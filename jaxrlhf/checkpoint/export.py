@@ -62,8 +62,7 @@ def export_hf(
         ValueError: if the folder exists, the parameters are not those of the config, or a weight is not finite.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise ValueError(f"{folder} exists; export to a new folder, or remove it first")
+    _refuse_existing(folder)
     _check_params(params, config)
     with _appear_whole(folder) as partial:
         _write_weights(partial, params, tensor_entries(config), np.dtype(dtype), shard_bytes)
@@ -102,6 +101,13 @@ def _check_params(params: Params, config: ModelConfig) -> None:
     if wrong:
         lines = [f"{path}: shape {found.get(path)}, expected {expected.get(path)}" for path in wrong]
         raise ValueError("the parameters are not those of the config\n  " + "\n  ".join(lines))
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise ValueError(f"{folder} exists; export to a new folder, or remove it first")
+    if jax.process_count() > 1:  # process 0 must not make the folder before all others have looked
+        multihost_utils.sync_global_devices(f"export to {folder}")
 
 
 @contextlib.contextmanager

@@ -165,9 +165,12 @@ class Checkpoints:
         """Returns itself."""
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Waits for the last save."""
-        self.wait()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Waits for the last save; after an error without the other processes, which may never come here."""
+        if kind is None:
+            self.wait()
+        elif self._pending is not None and (error := self._pending[1].exception()) is not None:
+            _log.error("the checkpoint of step %d was not written: %s", self._pending[0], error)
         self._executor.shutdown()
 
     def _partial(self, step: int) -> Path:

@@ -71,7 +71,7 @@ def run(config: DemoConfig) -> Report:
     with jax.set_mesh(make_mesh()):
         models, judged = _train(config, prompts, console)
         results = _evaluate(config, models, prompts)
-    report = Report(results=results, goals=[judged, *_goals(results)])
+    report = Report(results=results, goals=[judged, *goals_of(results)])
     show(console, report.results, report.goals, prompts)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     console.print(f"took {minutes} min {seconds} s, and {_peak_memory():.1f} GB of memory at most; runs: {config.out}")
@@ -162,7 +162,7 @@ def _gold(answered: Answered, texts: list[str]) -> np.ndarray:
     return np.array([gold_score(prompt, text) for prompt, text in zip(answered.prompts.texts, texts, strict=True)])
 
 
-def _goals(results: list[Result]) -> list[Goal]:
+def goals_of(results: list[Result]) -> list[Goal]:
     sft, _, dpo, ppo = results
     gain = (ppo.gold.mean() - sft.gold.mean()) / sft.gold.std()
     return [

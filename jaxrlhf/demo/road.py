@@ -32,8 +32,11 @@ from jaxrlhf.trainers.run import Trained
 from jaxrlhf.trainers.start import Start
 from jaxrlhf.types import Params
 
-MAX_NEW_TOKENS = 26
-"""Tokens of the longest answer; demonstrations have 24 at most."""
+MAX_NEW_TOKENS = 24
+"""Tokens of the longest answer: 23 words, the most that a demonstration has, and the end-of-sequence token."""
+
+MAX_LENGTH = 36
+"""Tokens of the longest prompt with its answer: the start token, 11 words, and the answer."""
 
 INITIAL_SCALE = 5.0
 """Factor of fresh matrices: the usual deviation of 0.02 suits widths in the thousands, 0.1 a width of a hundred.
@@ -96,7 +99,7 @@ def fine_tune(config: DemoConfig, base: Start) -> Trained:
             steps=config.sizes.sft_steps,
             seed=config.seed,
             log_every=50,
-            data=DataConfig(max_length=48),
+            data=DataConfig(max_length=MAX_LENGTH),
             optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10),
             compute=compute(base),
         ),
@@ -129,7 +132,7 @@ def train_reward(config: DemoConfig, base: Start, rows: list[Row], held_out: lis
             steps=config.sizes.reward_steps,
             seed=config.seed,
             log_every=25,
-            data=DataConfig(max_length=48),
+            data=DataConfig(max_length=MAX_LENGTH),
             optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10, weight_decay=0.1),
             compute=compute(base),
         ),
@@ -169,7 +172,7 @@ def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
             steps=config.sizes.dpo_steps,
             seed=config.seed,
             log_every=25,
-            data=DataConfig(max_length=48),
+            data=DataConfig(max_length=MAX_LENGTH),
             optim=OptimConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=10),
             compute=compute(policy),
         ),
@@ -193,7 +196,7 @@ def sample(config: DemoConfig, policy: Start, prompts: list[str], *, answers: in
 def encode(policy: Start, prompts: list[str]) -> Prompts:
     """Encodes prompts for sampling."""
     rows = [{"prompt": prompt} for prompt in prompts]
-    return encode_prompts([rows], policy.tokenizer, DataConfig(max_length=48), make_mesh(), batch_size=128)
+    return encode_prompts([rows], policy.tokenizer, DataConfig(max_length=MAX_LENGTH), make_mesh(), batch_size=128)
 
 
 def _scaled(params: Params, factor: float) -> Params:

@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxrlhf.generation.decode import generate
 from jaxrlhf.generation.sampling import SamplingSettings
-from jaxrlhf.models.decoder import unstack_layers
 from jaxrlhf.types import Model, PromptBatch, Samples
 from tests.fakes import VOCAB, counting_model, prompt_batch
 from tests.players import CONFIG, EOS, POLICY, player_params, random_prompts
@@ -105,9 +104,9 @@ def test_each_token_of_each_row_has_its_own_draw():
     assert np.mean(agreement) < 0.1  # 1 / 23 expected
 
 
-def decode(prompts: PromptBatch, temperature: float = 1.0, answers: int = 1, params: Any = None) -> Samples:
+def decode(prompts: PromptBatch, temperature: float = 1.0, answers: int = 1) -> Samples:
     rows = settings(prompts.tokens.shape[0] * answers, temperature)
-    return run(POLICY, player_params() if params is None else params, prompts, rows, answers=answers)
+    return run(POLICY, player_params(), prompts, rows, answers=answers)
 
 
 def rows_of(samples: Samples, rows: Any) -> list[Any]:
@@ -121,30 +120,23 @@ def assert_same(found: list[Any], expected: list[Any]) -> None:
 
 
 @jax.jit
-def next_tokens(tokens: jax.Array, length: jax.Array) -> jax.Array:
-    """[B] most likely token after the first `length` tokens, by a full forward."""
-    columns = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    params = player_params()
-    output = POLICY.apply(params, tokens, positions=columns, segment_ids=(columns < length).astype(jnp.int32))
-    return jnp.argmax(output.hidden[:, length - 1] @ POLICY.head(params).weight.T, axis=-1)
+def full_logits(tokens: jax.Array, segments: jax.Array) -> jax.Array:
+    """[B, T, V] of a full forward."""
+    params, positions = player_params(), jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
+    return POLICY.apply(params, tokens, positions=positions, segment_ids=segments).hidden @ POLICY.head(params).weight.T
 
 
 def test_temperature_0_is_the_stepwise_argmax_of_the_full_forward():
     prompts = prompt_batch(np.random.default_rng(3).integers(4, CONFIG.vocab_size, (4, 5)).tolist(), 5)
     samples = decode(prompts, temperature=0.0)
     rows = np.pad(prompts.tokens, ((0, 0), (0, LENGTH)))
-    for step in range(LENGTH):
-        rows[:, 5 + step] = next_tokens(rows, 5 + step)
+    for end in range(5, 5 + LENGTH):
+        segments = np.broadcast_to(np.arange(5 + LENGTH) < end, rows.shape).astype(np.int32)
+        rows[:, end] = jnp.argmax(full_logits(rows, segments)[:, end - 1], axis=-1)
     kept = np.asarray(samples.mask)
     assert kept.sum() > 12
     np.testing.assert_array_equal(np.asarray(samples.tokens)[kept], rows[:, 5:][kept])
     np.testing.assert_array_equal(samples.terminated, (rows[:, 5:] == EOS).any(axis=1))
-
-
-def test_parameters_may_be_unstacked():
-    prompts = random_prompts(4)
-    stacked, unstacked = decode(prompts), decode(prompts, params=unstack_layers(player_params()))
-    assert_same(rows_of(unstacked, slice(None)), rows_of(stacked, slice(None)))
 
 
 def test_padding_on_the_left_does_not_change_an_answer():
@@ -192,9 +184,3 @@ def test_log_probabilities_are_those_of_a_full_forward():
         logprobs = jax.nn.log_softmax(logits / temperature)
         expected = np.take_along_axis(np.asarray(logprobs), np.asarray(samples.tokens)[..., None], axis=-1)[..., 0]
         np.testing.assert_allclose(found, np.where(samples.mask, expected, 0.0), atol=2e-5)
-
-
-@jax.jit
-def full_logits(tokens: jax.Array, segments: jax.Array) -> jax.Array:
-    params, positions = player_params(), jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
-    return POLICY.apply(params, tokens, positions=positions, segment_ids=segments).hidden @ POLICY.head(params).weight.T

@@ -20,39 +20,40 @@ from jaxrlhf.steps.scoring import token_logprobs, token_values
 from jaxrlhf.steps.update import init_state
 from jaxrlhf.types import Samples, TokenBatch
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
-from tests.players import EOS, POLICY, SCORER, player_params, random_prompts
+from tests.players import CONFIG, EOS, POLICY, player_params, random_prompts
 
 ADAM = adamw_direction(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
 HYPER = hyper(
     learning_rate=0.0, critic_learning_rate=0.0, max_grad_norm=1.0, temperature=1.0, kl_coef=0.1, clip_eps=0.2,
     value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0,
 )  # fmt: skip
+(FAKE, FAKE_PARAMS), (FAKE_CRITIC, CRITIC_PARAMS) = bigram_model(), bigram_model(CONFIG.vocab_size, scalar=True)
 SAMPLE = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6, answers=2)
 
 
 @functools.cache
 def decoder_judge(parts: int):
-    return jax.jit(make_judge(POLICY, SCORER, SCORER, parts=parts, answers=2))
+    return jax.jit(make_judge(POLICY, FAKE_CRITIC, FAKE_CRITIC, parts=parts, answers=2))
 
 
 def played(temperature: float, parts: int) -> tuple[Any, Experience]:
     """Hyper-parameters, and 8 answers of the decoder to 4 prompts; the reference is the policy."""
-    params, critic, prompts = player_params(), player_params(scalar=True), random_prompts(4)
+    params, critic, prompts = player_params(), CRITIC_PARAMS, random_prompts(4)
     samples = SAMPLE(params, prompts, jax.random.key(1), temperature=temperature)
     values = {**HYPER, "temperature": jnp.float32(temperature)}
-    frozen = {"reference": params, "scorer": player_params(scalar=True, seed=3)}
+    frozen = {"reference": params, "scorer": critic}
     return values, decoder_judge(parts)(params, critic, frozen, prompts, samples, values)
 
 
 @pytest.mark.parametrize("mini_batches, micro_batches", [(1, 1), (1, 4), (2, 2)])
 def test_before_the_first_update_the_ratio_is_exactly_1(mini_batches: int, micro_batches: int):
     learn = jax.jit(make_learn(
-        POLICY, SCORER, ADAM,
+        POLICY, FAKE_CRITIC, ADAM,
         whiten_rewards=False, epochs=1, mini_batches=mini_batches, micro_batches=micro_batches, seed=0,
     ))  # fmt: skip
     states = {
         "policy": init_state(player_params(), ADAM),
-        "critic": init_state(player_params(scalar=True), ADAM),
+        "critic": init_state(CRITIC_PARAMS, ADAM),
     }
     for temperature in (1.0, 0.6):
         values, experience = played(temperature, mini_batches * micro_batches)
@@ -76,9 +77,6 @@ def test_the_sampler_and_the_training_forward_agree(temperature: float):
     untempered = jax.jit(lambda batch: token_logprobs(POLICY, player_params(), batch)[0].logp)(experience.batch)
     np.testing.assert_allclose(samples.logprobs, untempered, atol=1e-5)
     assert (jnp.abs(samples.logprobs - samples.sampling_logprobs).max() > 0.1) == (temperature != 1.0)
-
-
-(FAKE, FAKE_PARAMS), (FAKE_CRITIC, CRITIC_PARAMS) = bigram_model(), bigram_model(scalar=True)
 
 
 @jax.jit

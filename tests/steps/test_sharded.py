@@ -125,8 +125,7 @@ def on_one_device(players: str, method: str) -> tuple[Any, list[Any]]:
 
 @pytest.mark.parametrize("players, mesh, method", [
     *(("bigram", mesh, method) for method in METHODS for mesh in MESHES),
-    ("decoder", "all", "ppo"),
-    *(pytest.param("decoder", "all", method, marks=pytest.mark.slow) for method in ("sft", "reward", "dpo")),
+    *(pytest.param("decoder", "all", method, marks=pytest.mark.slow) for method in METHODS),
 ])  # fmt: skip
 def test_five_steps_on_eight_devices_equal_those_on_one(players: str, mesh: str, method: str):
     expected, expected_metrics = on_one_device(players, method)

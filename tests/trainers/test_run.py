@@ -96,9 +96,9 @@ def test_stage_starts_from_the_folder_of_another(tmp_path):
     first = train("sft", tmp_path / "sft")
     settings = config("dpo", tmp_path / "dpo", model=str(tmp_path / "sft"), steps=1)
     dpo.run(settings, dataset=pairs(), eval_dataset=pairs(5))
-    line = metrics(tmp_path / "dpo")[0]
-    assert line["eval/loss"] == pytest.approx(0.693147, abs=1e-6)  # policy and reference are equal
-    assert line["eval/rewards/accuracies"] == 0.0
+    held_out, step, _ = metrics(tmp_path / "dpo")
+    assert held_out["eval/loss"] == pytest.approx(0.693147, abs=1e-6)  # policy and reference are equal
+    assert (step["rewards/margins"], step["rewards/accuracies"]) == (0.0, 0.0)
     assert first.folder == tmp_path / "sft"
 
 
