@@ -50,7 +50,7 @@ def _temporaries(method: str, vocab: int, tied: bool) -> int:
         vocab_size=vocab,
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
-        num_layers=2,
+        num_layers=1,
         num_heads=4,
         num_kv_heads=2,
         head_dim=WIDTH // 4,

@@ -26,6 +26,13 @@ import jax  # noqa: E402  (after the environment it reads)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Generator[None, None, None]:
+    """Drops the compiled programs of a module behind it: of a thousand tests they would fill gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-parity", action="store_true", help="a parity test that is skipped fails")
 

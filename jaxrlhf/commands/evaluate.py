@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jaxrlhf.data.sources import comparison_kind
 from jaxrlhf.evaluation.intervals import Proportion, pair_accuracy, win_rate
 from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.models.decoder import make_model
-from jaxrlhf.rewards.functions import RewardFn, call_rewards, load_reward
+from jaxrlhf.rewards.functions import RewardFn, call_rewards, load_reward, name_rewards
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, make_mesh
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
@@ -84,7 +84,7 @@ def _win_rate(config: EvaluateConfig, mesh: Mesh) -> Result:
     assert config.against is not None
     policy, other = load_start(config.model, mesh), load_start(config.against, mesh)
     scorer = None if config.reward_model is None else load_start(config.reward_model, mesh, scalar=True)
-    functions = [load_reward(name) for name in config.rewards]
+    functions = name_rewards([load_reward(name) for name in config.rewards])
     scores = [_rewarded(config, mesh, start, scorer, functions) for start in (policy, other)]
     return {
         "win_rate": win_rate(*scores),
@@ -95,7 +95,7 @@ def _win_rate(config: EvaluateConfig, mesh: Mesh) -> Result:
 
 
 def _rewarded(
-    config: EvaluateConfig, mesh: Mesh, policy: Start, scorer: Start | None, functions: Sequence[RewardFn]
+    config: EvaluateConfig, mesh: Mesh, policy: Start, scorer: Start | None, functions: Mapping[str, RewardFn]
 ) -> np.ndarray:
     """Scores [N] of one answer to each prompt."""
     source, sampling = DatasetConfig(path=config.dataset), config.sampling
@@ -117,7 +117,7 @@ def _rewarded(
     return total
 
 
-def _function_scores(answered: Answered, functions: Sequence[RewardFn]) -> np.ndarray:
+def _function_scores(answered: Answered, functions: Mapping[str, RewardFn]) -> np.ndarray:
     texts = [texts[0] for texts in answered.completions]
     rows = answered.prompts.columns
     columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else {})}

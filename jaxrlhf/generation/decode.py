@@ -101,7 +101,7 @@ def generate(
         assert output.cache is not None
         return put(loop, output.cache, output.hidden[:, -1])
 
-    empty = _empty_loop(rows, max_new_tokens, cache)
+    empty = _empty_loop(max_new_tokens, cache, done=lengths == 0)  # padding rows have nothing to answer
     end = jax.lax.while_loop(
         lambda loop: (loop.step < max_new_tokens) & ~jnp.all(loop.done), body, put(empty, cache, last)
     )
@@ -114,12 +114,13 @@ def generate(
     )
 
 
-def _empty_loop(rows: int, length: int, cache: KVCache) -> _Loop:
+def _empty_loop(length: int, cache: KVCache, done: jax.Array) -> _Loop:
+    rows = done.shape[0]
     return _Loop(
         step=jnp.zeros((), jnp.int32),
         cache=cache,
         token=jnp.zeros(rows, jnp.int32),
-        done=jnp.zeros(rows, bool),
+        done=done,
         tokens=jnp.zeros((rows, length), jnp.int32),
         mask=jnp.zeros((rows, length), bool),
         logprobs=jnp.zeros((rows, length), jnp.float32),

@@ -18,8 +18,8 @@ class SamplingSettings:
 
     Attributes:
         temperature: [B] float32, divides the logits; 0 takes the most likely token.
-        top_k: [B] int32, draw among the k most likely tokens; 0 means all.
-        top_p: [B] float32, draw among the fewest tokens whose probability reaches p; 1 means all.
+        top_k: [B] int32, draw among the k most likely tokens, and those that tie with the last; 0 means all.
+        top_p: [B] float32, draw among the fewest tokens whose probability reaches p; 1 means all. Comes after top-k.
         eos_ids: [E] int32, tokens that end an answer.
     """
 
@@ -68,7 +68,8 @@ def _filter(logits: jax.Array, settings: SamplingSettings) -> jax.Array:
         among_k = jnp.where(rank < top_k[:, None], ordered, _OUT)
         probabilities = jax.nn.softmax(among_k, axis=1)
         before = jnp.cumsum(probabilities, axis=1) - probabilities
-        kept = (rank < top_k[:, None]) & ((before < settings.top_p[:, None]) | (rank == 0))
+        top_p = settings.top_p[:, None]
+        kept = (rank < top_k[:, None]) & ((before < top_p) | (top_p >= 1.0) | (rank == 0))
         least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=1, keepdims=True)
         return jnp.where(logits >= least, logits, _OUT)
 

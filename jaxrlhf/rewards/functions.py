@@ -40,8 +40,27 @@ def load_reward(spec: str) -> RewardFn:
     return function
 
 
+def name_rewards(rewards: Sequence[RewardFn], *, taken: Sequence[str] = ()) -> dict[str, RewardFn]:
+    """The rewards by the names that their metrics carry, which are those of the functions.
+
+    Args:
+        rewards: the functions.
+        taken: names that something else carries.
+
+    Raises:
+        ValueError: if two have the same name.
+    """
+    named: dict[str, RewardFn] = {}
+    for reward in rewards:
+        name = getattr(reward, "__name__", type(reward).__name__)
+        if name in named or name in taken:
+            raise ValueError(f"two rewards are called {name!r}; give each function a name of its own")
+        named[name] = reward
+    return named
+
+
 def call_rewards(
-    rewards: Sequence[RewardFn],
+    rewards: Mapping[str, RewardFn],
     prompts: Sequence[Any],
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
@@ -49,7 +68,7 @@ def call_rewards(
     """Calls every reward.
 
     Args:
-        rewards: the functions.
+        rewards: name -> function.
         prompts: B prompts, strings or message lists.
         completions: B answers.
         columns: further columns of B values.
@@ -60,20 +79,7 @@ def call_rewards(
     Raises:
         ValueError: if a reward returns another number of values, or one that is no finite number.
     """
-    return {name: _call(reward, name, prompts, completions, columns) for name, reward in _named(rewards)}
-
-
-def reward_name(reward: RewardFn) -> str:
-    """The name that metrics of a reward carry."""
-    return getattr(reward, "__name__", type(reward).__name__)
-
-
-def _named(rewards: Sequence[RewardFn]) -> list[tuple[str, RewardFn]]:
-    names = [reward_name(reward) for reward in rewards]
-    return [
-        (name if names.count(name) == 1 else f"{name}_{number}", reward)
-        for number, (name, reward) in enumerate(zip(names, rewards, strict=True))
-    ]
+    return {name: _call(reward, name, prompts, completions, columns) for name, reward in rewards.items()}
 
 
 def _call(

@@ -25,7 +25,7 @@ def preference_loss(model: Model) -> LossFn:
     ) -> tuple[jax.Array, Metrics]:
         rows = flat_answers(batch.answers)
         out, mask = token_logprobs(model, params, rows, want=_WANT, key=key)
-        # The reference asks for as much as the policy, so that in a train step equal parameters give equal bits, and the
+        # The reference asks for as much as the policy, so that in a train step equal parameters give equal bits and the
         # margin before the first update is exactly 0.
         ref, _ = token_logprobs(model, frozen, rows, want=_WANT)
         assert out.logp is not None and out.lse is not None and ref.logp is not None

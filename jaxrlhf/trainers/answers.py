@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ class Answers:
     columns: dict[str, list[Any]]
     tokens: int
 
-    def scores(self, rewards: Sequence[RewardFn], mesh: Mesh) -> dict[str, jax.Array]:
+    def scores(self, rewards: Mapping[str, RewardFn], mesh: Mesh) -> dict[str, jax.Array]:
         """What Python rewards say, as global arrays [B]; NaN at padding and where a reward has no opinion."""
         if not rewards:
             return {}

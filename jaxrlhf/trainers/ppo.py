@@ -7,7 +7,7 @@ model; shape the rewards and learn from them for some epochs. Python rewards run
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxrlhf.data.loader import Loader
 from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.generation.sampler import SampleFn, make_sampler
 from jaxrlhf.models.decoder import make_model, unstack_layers
-from jaxrlhf.rewards.functions import RewardFn, load_reward
+from jaxrlhf.rewards.functions import RewardFn, load_reward, name_rewards
 from jaxrlhf.sharding.place import place_batch
 from jaxrlhf.steps.ppo import LearnFn, States, make_learn
 from jaxrlhf.steps.rollout import Experience, JudgeFn, make_judge, make_rollout
@@ -80,8 +80,8 @@ def run(
     Raises:
         ValueError: if nothing gives a reward, or models do not fit together.
     """
-    rewards = [*rewards, *map(load_reward, config.rewards)]
-    if reward_model is None and config.reward_model is None and not rewards:
+    functions = name_rewards([*rewards, *map(load_reward, config.rewards)], taken=["reward_model"])
+    if reward_model is None and config.reward_model is None and not functions:
         raise ValueError("nothing gives a reward; set reward_model, or rewards: [path.py:function]")
     with open_run(config) as job:
         players = _load_players(config, job, model, reference, reward_model)
@@ -94,10 +94,12 @@ def run(
         states, first = job.resume(states)
         key = jax.random.key(config.seed)
         if first == 0:
-            _evaluate(job, programs, players, states, held_out, rewards, 0)
+            _evaluate(job, programs, players, states, held_out, functions, 0)
         for n, batch in enumerate(train.prefetched(first, job.total), start=first):
             examples, step_key = train.batch_examples(n), jax.random.fold_in(key, n)
-            experience, answers = _play(job, programs, players, states, train.index, batch, examples, rewards, step_key)
+            experience, answers = _play(
+                job, programs, players, states, train.index, batch, examples, functions, step_key
+            )
             rates = _rates(config, n, job.total)
             with job.journal.clock.phase("train"):
                 states, metrics = programs.learn(states, experience, {**programs.constants, **make_hyper(rates)})
@@ -106,7 +108,7 @@ def run(
             job.journal.add(n + 1, metrics, rates)
             if config.samples_every and n % config.samples_every == 0:
                 job.journal.write_samples(n + 1, answers.rows_to_show(experience.scores))
-            found = _evaluate(job, programs, players, states, held_out, rewards, n + 1)
+            found = _evaluate(job, programs, players, states, held_out, functions, n + 1)
             if job.saves_at(n + 1):
                 job.save(n + 1, states, found)
         job.journal.flush()
@@ -191,7 +193,7 @@ def _play(
     index: Index,
     batch: Any,
     examples: np.ndarray,
-    rewards: Sequence[RewardFn],
+    functions: Mapping[str, RewardFn],
     key: jax.Array,
 ) -> tuple[Experience, Answers]:
     """Answers to a batch of prompts, the rows `examples` of the index, and what everyone says of them."""
@@ -206,7 +208,7 @@ def _play(
         constants = programs.constants
         experience = programs.judge(policy_params, critic_params, players.frozen, prompts, samples, constants)
         answers = read_answers(samples, index, examples, config.rollout.answers, players.policy.tokenizer)
-        scores = {**experience.scores, **answers.scores(rewards, job.mesh)}
+        scores = {**experience.scores, **answers.scores(functions, job.mesh)}
         jax.block_until_ready(experience)
     clock.tokens("generate", answers.tokens)
     clock.tokens("score", answers.tokens)
@@ -219,7 +221,7 @@ def _evaluate(
     players: Players,
     states: States,
     held_out: Loader | None,
-    rewards: Sequence[RewardFn],
+    functions: Mapping[str, RewardFn],
     step: int,
 ) -> dict[str, float]:
     """Metrics of answers to held-out prompts, drawn with the same keys every time."""
@@ -231,7 +233,7 @@ def _evaluate(
     def measured() -> Iterator[Metrics]:
         for number, batch in enumerate(held_out.eval_batches()):
             examples, key = held_out.eval_examples(number), jax.random.fold_in(root, number)
-            experience, _ = _play(job, programs, players, states, held_out.index, batch, examples, rewards, key)
+            experience, _ = _play(job, programs, players, states, held_out.index, batch, examples, functions, key)
             yield programs.measure(experience, programs.constants)
 
     metrics = average(measured())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.rewards.functions import call_rewards, load_reward, reward_name
+from jaxrlhf.rewards.functions import call_rewards, load_reward, name_rewards
 
 PROMPTS, ANSWERS = ["a", "b", "c"], ["x", "yy", "zzz"]
 
@@ -24,7 +24,7 @@ def returning(values: Any):
 
 
 def call(*rewards: Any, **columns: Any) -> dict[str, np.ndarray]:
-    return call_rewards(rewards, PROMPTS, ANSWERS, columns)
+    return call_rewards(name_rewards(rewards), PROMPTS, ANSWERS, columns)
 
 
 def test_a_reward_sees_prompts_answers_and_columns():
@@ -87,15 +87,15 @@ def test_a_reward_cannot_change_what_the_next_one_sees():
     np.testing.assert_array_equal(call(greedy, length)["length"], [1, 2, 3])
 
 
-def test_rewards_of_one_name_are_numbered():
-    scores = call(returning([1, 1, 1]), length, returning([2, 2, 2]))
-    assert sorted(scores) == ["fixed_0", "fixed_2", "length"]
-    assert scores["fixed_0"][0] == 1 and scores["fixed_2"][0] == 2
+def test_rewards_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two rewards are called 'fixed'; give each function a name of its own"):
+        name_rewards([returning([1, 1, 1]), length, returning([2, 2, 2])])
+    with pytest.raises(ValueError, match="two rewards are called 'length'"):
+        name_rewards([length], taken=["length"])
 
 
 def test_a_callable_without_a_name_goes_by_its_class():
-    assert reward_name(length) == "length"
-    assert reward_name(functools.partial(length)) == "partial"
+    assert list(name_rewards([length, functools.partial(length)])) == ["length", "partial"]
 
 
 @pytest.fixture
