@@ -78,7 +78,7 @@ def sft(bench: Bench) -> None:
         train, held_out = bench.split(name)
         bench.command(
             "sft", "--config", f"configs/sft/{config}.yaml", f"model={bench.model}", f"dataset={train}",
-            f"eval_dataset={held_out}", f"out={bench.work / run}",
+            f"eval_dataset={held_out}", f"out={bench.work / run}", "mesh.cpu_devices=2",
         )  # fmt: skip
         losses = [line["eval/loss"] for line in bench.metrics(run) if "eval/loss" in line]
         print(f"\n{run}: held-out loss {losses[0]:.4f} -> {losses[-1]:.4f} nats a token\n")
@@ -91,19 +91,19 @@ def reward(bench: Bench) -> None:
             "hh_harmless",
             "preference/hh_rlhf_harmless_base.jsonl.gz",
             "reward-hh",
-            ["data.max_length=512", "data.truncation=keep_end", "data.chat_template=hh", "data.bad_rows=skip"],
+            ["data.max_length=256", "data.truncation=keep_end", "data.chat_template=hh", "data.bad_rows=skip"],
         ),
         (
             "alpaca_eval_kwise",
             "preference/alpaca_eval_kwise7.jsonl.gz",
             "reward-kwise",
-            ["data.max_length=512", "data.chat_template=alpaca"],
+            ["data.max_length=256", "data.chat_template=alpaca"],
         ),
     ):
         train, held_out = bench.split(name)
         bench.command(
             "reward", "--config", f"configs/reward/{config}.yaml", f"model={bench.model}", f"dataset={train}",
-            f"eval_dataset={held_out}", f"out={bench.work / run}",
+            f"eval_dataset={held_out}", f"out={bench.work / run}", "mesh.cpu_devices=2",
         )  # fmt: skip
         result = bench.work / f"{run}.json"
         bench.command(
@@ -117,7 +117,7 @@ def reward(bench: Bench) -> None:
 def ppo(bench: Bench) -> None:
     """PPO from story openings against a Python reward, and against a reward model of its rankings."""
     train, held_out = openings(bench)
-    common = [f"model={bench.model}", f"dataset={train}", f"eval_dataset={held_out}"]
+    common = [f"model={bench.model}", f"dataset={train}", f"eval_dataset={held_out}", "mesh.cpu_devices=2"]
     bench.command("ppo", "--config", "configs/ppo/cheerful_stories.yaml", *common, f"out={bench.work / 'ppo-cheerful'}")
     _curve(bench, "ppo-cheerful")
 

@@ -24,7 +24,7 @@ from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.rewards.functions import RewardFn, call_rewards, load_reward, name_rewards
 from jaxrlhf.sharding.distributed import initialize, is_main
-from jaxrlhf.sharding.mesh import check_batch, make_mesh
+from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
 from jaxrlhf.steps.reward import answer_scores
 from jaxrlhf.steps.sft import sft_loss, sft_totals
@@ -37,7 +37,7 @@ Result = dict[str, Any]
 def run(config: EvaluateConfig) -> Result:
     """Measures a model, prints the result and writes it to `config.out` if that is given."""
     initialize()
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
     measures = {"perplexity": _perplexity, "accuracy": _accuracy, "win_rate": _win_rate}
     with jax.set_mesh(mesh):

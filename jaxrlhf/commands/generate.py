@@ -12,7 +12,7 @@ from jaxrlhf.commands.answers import encode_prompts, sample_answers
 from jaxrlhf.commands.config import GenerateConfig
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.sharding.distributed import initialize, is_main
-from jaxrlhf.sharding.mesh import check_batch, make_mesh
+from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.trainers.start import load_start
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def run(config: GenerateConfig) -> None:
     """Writes one JSON line a prompt: its columns, and `completion`, or `completions` if several were asked for."""
     initialize()
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
     with jax.set_mesh(mesh):
         policy = load_start(config.model, mesh)

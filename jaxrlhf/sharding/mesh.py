@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
+from jaxrlhf.sharding.config import MeshConfig
+
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """The axes that rows are divided over."""
@@ -35,6 +37,32 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     devices = jax.devices() if devices is None else devices
     sizes = _resolve((data, fsdp, tensor), len(devices))
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def open_mesh(config: MeshConfig) -> Mesh:
+    """The mesh that a config asks for; call it before anything else touches a device.
+
+    Raises:
+        ValueError: if the sizes do not multiply to the number of devices, or the CPU was divided otherwise before.
+    """
+    if config.cpu_devices is not None:
+        divide_cpu(config.cpu_devices)
+    return make_mesh(config.data, config.fsdp, config.tensor)
+
+
+def divide_cpu(devices: int) -> None:
+    """Makes the processor count as several devices; call it before anything else touches a device.
+
+    Raises:
+        ValueError: if something did, and the processor was divided otherwise.
+    """
+    try:
+        jax.config.update("jax_num_cpu_devices", devices)
+    except RuntimeError as error:
+        found = jax.local_device_count("cpu")
+        raise ValueError(
+            f"mesh.cpu_devices={devices}, but this process has made {found} of its cores already"
+        ) from error
 
 
 def constrain(x: jax.Array, *spec: Axis) -> jax.Array:

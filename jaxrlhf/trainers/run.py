@@ -22,7 +22,7 @@ from jaxrlhf.checkpoint.state import Checkpoints
 from jaxrlhf.config import diff, dump, load
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.sharding.distributed import initialize, is_main
-from jaxrlhf.sharding.mesh import check_batch, make_mesh
+from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.trainers.config import TrainConfig
 from jaxrlhf.trainers.journal import Journal
 from jaxrlhf.trainers.start import Start
@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 HARMLESS = {"out", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "samples_every"}
 """Keys that a resumed run may change without a word."""
 
-ANNOUNCED = {"steps", "epochs"}
-"""Keys that a resumed run may change, and that are logged: they change the schedule."""
+ANNOUNCED = {"steps", "epochs", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.cpu_devices"}
+"""Keys that a resumed run may change, and that are logged: the schedule, and rounding, depend on them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +181,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         ValueError: if batch sizes do not divide over the devices, or the folder holds another run.
     """
     initialize()
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    mesh = open_mesh(config.mesh)
     for name in ("batch_size", "eval_batch_size"):
         if getattr(config, name) is not None:
             check_batch(mesh, name, getattr(config, name))

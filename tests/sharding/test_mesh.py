@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,3 +55,13 @@ def test_with_a_mesh_dimensions_are_divided_where_they_can_be():
         assert place(np.ones((8, 4))).sharding.spec == PartitionSpec(BATCH_AXES, "tensor")
         assert place(np.ones((8, 3))).sharding.spec == PartitionSpec(BATCH_AXES)
         assert place(np.ones((2, 4))).sharding.spec == PartitionSpec(None, "tensor")
+
+
+def test_the_processor_is_divided_once():
+    program = (
+        "import jax; from jaxrlhf.sharding.config import MeshConfig; from jaxrlhf.sharding.mesh import open_mesh;"
+        "print(dict(open_mesh(MeshConfig(cpu_devices=3)).shape)); open_mesh(MeshConfig(cpu_devices=2))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "{'data': 3, 'fsdp': 1, 'tensor': 1}" in done.stdout
+    assert "mesh.cpu_devices=2, but this process has made 3 of its cores already" in done.stderr
