@@ -41,19 +41,12 @@ class Habits:
 
 
 DEMONSTRATOR = Habits(
-    topic=0.9, mood=0.75, detail=0.4, reason=0.4, takes_back=0.5, chatter=0.4, repeat=0.1, closing=0.4
+    topic=0.98, mood=0.88, detail=0.35, reason=0.35, takes_back=0.15, chatter=0.4, repeat=0.1, closing=0.4
 )
 """Writes the demonstrations: mixed quality, as people's are."""
 
-PASSER_BY = Habits(topic=0.85, mood=0.8, detail=0.6, reason=0.6, takes_back=0.7, chatter=0.4, repeat=0.1, closing=0.5)
+PASSER_BY = Habits(topic=0.98, mood=0.95, detail=0.5, reason=0.5, takes_back=0.2, chatter=0.4, repeat=0.1, closing=0.5)
 """Writes the reviews in the pretraining text: knows the grammar and heeds the prompt more often than not."""
-
-
-NOT_MEANT = 0.15
-"""A statement in the wrong mood has a reason this many times as often; one in the right mood is taken back as rarely."""
-
-OFF_TOPIC = 0.2
-"""A statement that was not asked for is concrete, and has a reason, this many times as often."""
 
 
 def make_demonstrations(seed: int, count: int) -> list[dict[str, str]]:
@@ -104,10 +97,7 @@ def write_answer(rng: np.random.Generator, task: Task, habits: Habits) -> str:
     moods: list[Mood] = [task.mood if rng.random() < habits.mood else _opposite(task.mood) for _ in task.aspects]
     others = [aspect for aspect in words.PLACES[task.place] if aspect not in task.aspects]
     aspects = [aspect if rng.random() < habits.topic else _pick(rng, others) for aspect in task.aspects]
-    sentences = [
-        _state(rng, aspect, mood, habits, meant=mood == task.mood, asked=aspect in task.aspects)
-        for aspect, mood in zip(aspects, moods, strict=True)
-    ]
+    sentences = [_state(rng, aspect, mood, habits) for aspect, mood in zip(aspects, moods, strict=True)]
     if rng.random() < habits.chatter:
         sentences.insert(int(rng.integers(3)), " ".join(_pick(rng, words.CHATTER)))
     elif rng.random() < habits.repeat:
@@ -118,20 +108,12 @@ def write_answer(rng: np.random.Generator, task: Task, habits: Habits) -> str:
     return " ".join(sentences)
 
 
-def _state(
-    rng: np.random.Generator, aspect: str, mood: Mood, habits: Habits, *, meant: bool = True, asked: bool = True
-) -> str:
-    """A statement. `meant`: it has the mood of the prompt; `asked`: it is about an aspect that the prompt asks for.
-
-    Habits depend on both, so whoever reads on must check both: where nothing followed from a slip, a language model
-    would have no use for noticing one, and a reward model could not build on it.
-    """
-    detail = habits.detail if asked else habits.detail * OFF_TOPIC
-    statement = f"the {aspect} was {_adjective(rng, aspect, mood, detail)}"
-    if rng.random() < habits.reason * (1.0 if meant else NOT_MEANT) * (1.0 if asked else OFF_TOPIC):
+def _state(rng: np.random.Generator, aspect: str, mood: Mood, habits: Habits) -> str:
+    statement = f"the {aspect} was {_adjective(rng, aspect, mood, habits.detail)}"
+    if rng.random() < habits.reason:
         noun, verb = _pick(rng, words.FAMILY_OF[aspect].reasons[mood])
         return f"{statement} because {noun} {verb} ."
-    if rng.random() < habits.takes_back * (NOT_MEANT if meant else 1.0):
+    if rng.random() < habits.takes_back:
         return f"{statement} but {_adjective(rng, aspect, _opposite(mood), habits.detail)} ."
     return f"{statement} ."
 

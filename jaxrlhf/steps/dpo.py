@@ -14,8 +14,6 @@ from jaxrlhf.types import Hyper, Metrics, Model, PairBatch, Params
 
 dpo_totals = pairwise_totals
 
-_WANT = ("logp", "lse", "entropy", "max_logit")
-
 
 def preference_loss(model: Model) -> LossFn:
     """The `loss_fn` of DPO. `frozen` is the reference's parameters; reads `hyper["beta"]`."""
@@ -24,10 +22,8 @@ def preference_loss(model: Model) -> LossFn:
         params: Params, frozen: Params, batch: PairBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         rows = flat_answers(batch.answers)
-        out, mask = token_logprobs(model, params, rows, want=_WANT, key=key)
-        # The reference asks for as much as the policy, so that in a train step equal parameters give equal bits and the
-        # margin before the first update is exactly 0.
-        ref, _ = token_logprobs(model, frozen, rows, want=_WANT)
+        out, mask = token_logprobs(model, params, rows, want=("logp", "lse", "entropy", "max_logit"), key=key)
+        ref, _ = token_logprobs(model, frozen, rows)
         assert out.logp is not None and out.lse is not None and ref.logp is not None
         assert out.entropy is not None and out.max_logit is not None
         sums = sequence_logprobs(out.logp, mask).reshape(-1, 2)

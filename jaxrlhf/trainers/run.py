@@ -99,6 +99,9 @@ class Run:
             ValueError: if the data are not those that the run began with.
         """
         step = self.checkpoints.latest()
+        if is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
         if step is None:
             self.writer.truncate(-1)
             self.journal.begin(self.total, 0, 0)
@@ -187,11 +190,12 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             check_batch(mesh, name, getattr(config, name))
     check_batch(mesh, "rows of a micro-batch", config.micro_rows)
     folder = Path(config.out)
-    _claim(folder, config)
     writer = MetricsWriter(folder, main=is_main())
     checkpoints = Checkpoints(
         folder / "checkpoints", keep=config.keep, best_metric=config.best_metric, best_mode=config.best_mode
     )
+    if checkpoints.steps():
+        _check_same_run(folder, config)
     journal = Journal(writer, config.log_every, main=is_main())
     with jax.set_mesh(mesh), checkpoints, writer, contextlib.closing(journal):
         yield Run(
@@ -204,21 +208,15 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         )
 
 
-def _claim(folder: Path, config: TrainConfig) -> None:
-    """Writes config.yaml, after holding it against the one that is there."""
+def _check_same_run(folder: Path, config: TrainConfig) -> None:
+    """Holds the config against that of the run whose checkpoints are in the folder."""
     path = folder / "config.yaml"
-    if path.exists():
-        changed = diff(load(type(config), path), config)
-        blocked = [
-            f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in HARMLESS | ANNOUNCED
-        ]
-        if blocked:
-            raise ValueError(
-                f"{folder} holds a run with another configuration ({'; '.join(blocked)}); choose another `out`, or "
-                "remove the folder"
-            )
-        for key in ANNOUNCED & set(changed):
-            log.info("%s of %s changes from %r to %r", key, folder, *changed[key])
-    if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(dump(config))
+    changed = diff(load(type(config), path), config) if path.exists() else {}
+    blocked = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in HARMLESS | ANNOUNCED]
+    if blocked:
+        raise ValueError(
+            f"{folder} holds a run with another configuration ({'; '.join(blocked)}); choose another `out`, or "
+            "remove the folder"
+        )
+    for key in ANNOUNCED & set(changed):
+        log.info("%s of %s changes from %r to %r", key, folder, *changed[key])
