@@ -25,64 +25,33 @@ class Family(NamedTuple):
 FAMILIES = (
     Family(
         aspects=("room", "lobby", "hall", "bathroom", "terrace"),
-        details={
-            "good": ("spotless", "bright", "spacious", "quiet"),
-            "bad": ("dirty", "gloomy", "cramped", "noisy"),
-        },
+        details={"good": ("spotless", "bright", "spacious"), "bad": ("dirty", "gloomy", "cramped")},
         reasons={
-            "good": (("maids", "scrubbed"), ("lamps", "glowed"), ("windows", "gleamed"), ("sunlight", "entered")),
-            "bad": (("pipes", "leaked"), ("mould", "spread"), ("doors", "rattled"), ("bulbs", "flickered")),
+            "good": (("maids", "scrubbed"), ("lamps", "glowed"), ("sunlight", "entered")),
+            "bad": (("pipes", "leaked"), ("mould", "spread"), ("bulbs", "flickered")),
         },
     ),
     Family(
         aspects=("soup", "bread", "breakfast", "coffee", "cake"),
-        details={
-            "good": ("tasty", "fresh", "fragrant", "hearty"),
-            "bad": ("bland", "stale", "burnt", "greasy"),
-        },
+        details={"good": ("tasty", "fresh", "fragrant"), "bad": ("bland", "stale", "burnt")},
         reasons={
-            "good": (("cooks", "cared"), ("spices", "mingled"), ("butter", "melted"), ("recipes", "worked")),
-            "bad": (("cooks", "hurried"), ("milk", "soured"), ("pans", "smoked"), ("oil", "dripped")),
+            "good": (("spices", "mingled"), ("butter", "melted"), ("recipes", "worked")),
+            "bad": (("milk", "soured"), ("pans", "smoked"), ("oil", "dripped")),
         },
     ),
     Family(
         aspects=("staff", "waiter", "guide", "driver", "clerk"),
-        details={
-            "good": ("friendly", "helpful", "patient", "attentive"),
-            "bad": ("rude", "careless", "impatient", "sullen"),
-        },
+        details={"good": ("friendly", "helpful", "patient"), "bad": ("rude", "careless", "sullen")},
         reasons={
-            "good": (("everyone", "smiled"), ("jokes", "landed"), ("answers", "came"), ("manners", "mattered")),
-            "bad": (("nobody", "listened"), ("phones", "distracted"), ("tempers", "flared"), ("requests", "failed")),
-        },
-    ),
-    Family(
-        aspects=("bed", "chair", "table", "boat", "bike"),
-        details={
-            "good": ("comfortable", "sturdy", "modern", "polished"),
-            "bad": ("wobbly", "broken", "outdated", "rusty"),
-        },
-        reasons={
-            "good": (("bolts", "held"), ("wood", "shone"), ("cushions", "helped"), ("parts", "matched")),
-            "bad": (("screws", "loosened"), ("paint", "peeled"), ("springs", "squeaked"), ("nails", "bent")),
-        },
-    ),
-    Family(
-        aspects=("garden", "beach", "pool", "path", "view"),
-        details={
-            "good": ("peaceful", "scenic", "inviting", "sunny"),
-            "bad": ("crowded", "muddy", "littered", "polluted"),
-        },
-        reasons={
-            "good": (("birds", "sang"), ("flowers", "bloomed"), ("waves", "sparkled"), ("trees", "swayed")),
-            "bad": (("trucks", "roared"), ("weeds", "grew"), ("rubbish", "floated"), ("crowds", "shouted")),
+            "good": (("everyone", "smiled"), ("jokes", "landed"), ("answers", "came")),
+            "bad": (("nobody", "listened"), ("tempers", "flared"), ("requests", "failed")),
         },
     ),
 )
 
 VAGUE: dict[Mood, tuple[str, ...]] = {
-    "good": ("nice", "good", "great", "fine"),
-    "bad": ("bad", "poor", "awful", "terrible"),
+    "good": ("nice", "great", "fine"),
+    "bad": ("bad", "poor", "awful"),
 }
 """Adjectives that fit every aspect and say little."""
 
@@ -95,14 +64,14 @@ VERBS: dict[Mood, tuple[str, ...]] = {
 NAMES = ("mia", "tom", "ada", "leo", "eva", "sam", "ida", "max", "zoe", "ben")
 
 PLACES = {
-    "hotel": ("room", "lobby", "bathroom", "breakfast", "staff", "bed", "pool", "view"),
-    "cafe": ("terrace", "coffee", "cake", "bread", "waiter", "chair", "table", "garden"),
-    "restaurant": ("hall", "terrace", "soup", "bread", "waiter", "table", "staff", "view"),
-    "museum": ("hall", "lobby", "coffee", "guide", "clerk", "chair", "garden", "path"),
-    "harbour": ("soup", "coffee", "driver", "guide", "boat", "bike", "beach", "view"),
-    "campsite": ("bathroom", "breakfast", "bread", "clerk", "table", "bike", "path", "beach"),
-    "spa": ("room", "bathroom", "cake", "staff", "bed", "chair", "pool", "garden"),
-    "farm": ("hall", "soup", "breakfast", "driver", "guide", "boat", "bike", "path"),
+    "hotel": ("room", "lobby", "bathroom", "breakfast", "coffee", "staff", "clerk", "driver"),
+    "cafe": ("hall", "terrace", "coffee", "cake", "bread", "breakfast", "waiter", "staff"),
+    "restaurant": ("hall", "terrace", "bathroom", "soup", "bread", "cake", "waiter", "staff"),
+    "museum": ("hall", "lobby", "terrace", "coffee", "cake", "guide", "clerk", "staff"),
+    "harbour": ("terrace", "soup", "coffee", "bread", "driver", "guide", "waiter", "clerk"),
+    "campsite": ("bathroom", "hall", "breakfast", "bread", "soup", "clerk", "guide", "driver"),
+    "spa": ("room", "bathroom", "lobby", "cake", "breakfast", "staff", "waiter", "clerk"),
+    "farm": ("room", "hall", "soup", "breakfast", "bread", "driver", "guide", "staff"),
 }
 """Place -> the aspects that a prompt about it can ask for."""
 
@@ -110,9 +79,7 @@ CHATTER = (
     ("it", "rained", "outside", "."),
     ("we", "arrived", "late", "."),
     ("my", "phone", "rang", "."),
-    ("i", "wore", "gloves", "."),
     ("dogs", "barked", "somewhere", "."),
-    ("time", "passed", "slowly", "."),
 )
 """Sentences that are beside the point in any review."""
 
