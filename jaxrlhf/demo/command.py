@@ -163,10 +163,11 @@ def _gold(answered: Answered, texts: list[str]) -> np.ndarray:
 
 
 def goals_of(results: list[Result]) -> list[Goal]:
+    """What the policies should reach, given the results of SFT, best-of-4, DPO and PPO in this order."""
     sft, _, dpo, ppo = results
     gain = (ppo.gold.mean() - sft.gold.mean()) / sft.gold.std()
     return [
-        Goal(what="PPO: gold score above SFT, in SFT's standard deviations", found=float(gain), bound=1.0),
+        Goal(what="PPO: gold above SFT, in standard deviations", found=float(gain), bound=1.0),
         Goal(what="PPO: win rate", found=ppo.wins_against(sft).value, bound=0.75),
         Goal(what="PPO: KL to SFT, nats a sequence", found=ppo.kl, bound=15.0, at_most=True),
         Goal(what="DPO: win rate", found=dpo.wins_against(sft).value, bound=0.65),

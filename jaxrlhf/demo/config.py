@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxrlhf.demo.language import HELD_OUT_PROMPTS
+HELD_OUT_PROMPTS = 256
+"""Prompts that no stage trains on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,10 @@ class Sizes:
 
     hidden_size: int = 96
     layers: int = 3
-    pretraining_steps: int = 500
-    sft_steps: int = 200
+    pretraining_steps: int = 900
+    sft_steps: int = 100
     ranked_prompts: int = 2400
-    reward_steps: int = 600
+    reward_steps: int = 450
     ppo_steps: int = 60
     dpo_steps: int = 100
     held_out_prompts: int = HELD_OUT_PROMPTS

@@ -19,11 +19,11 @@ The gold score (`gold.py`) is a sum of parts that a reader can check one by one.
 
     8.6  the room was spotless because maids scrubbed . the staff was helpful because everyone smiled . thanks !
     3.5  the room was nice . it rained outside . the staff was helpful .
-   -0.6  the room was bad . my phone rang . the pool was inviting because birds sang . thanks !
+   -0.6  the room was bad . my phone rang . the coffee was fresh because spices mingled . thanks !
     0.0  (an empty answer)
 
 In the first line every part is earned, and no answer scores more. The second leaves out reasons and closing, is vague
-about the room and talks of the weather. The third damns the room of a guest who was pleased, and speaks of a pool that
+about the room and talks of the weather. The third damns the room of a guest who was pleased, and speaks of coffee that
 nobody asked about. Text outside of the grammar loses points for every word.
 
 The demonstrations (`texts.py`) are written as people write: each good habit is kept some of the time, independently of
@@ -41,9 +41,8 @@ import itertools
 import numpy as np
 
 from jaxrlhf.demo import words
+from jaxrlhf.demo.config import HELD_OUT_PROMPTS
 from jaxrlhf.demo.words import Mood
-
-HELD_OUT_PROMPTS = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -77,16 +77,16 @@ def pretrain(config: DemoConfig) -> Trained:
     return sft.run(
         SFTConfig(
             out=_folder(config, "pretrain"),
-            batch_size=64,
+            batch_size=32,
             steps=config.sizes.pretraining_steps,
             seed=config.seed,
-            log_every=100,
+            log_every=300,
             data=DataConfig(max_length=48, packing=True),
             optim=OptimConfig(learning_rate=3e-3, schedule="cosine", warmup_steps=20),
             compute=compute(model),
         ),
         model=model,
-        dataset=make_pretraining_text(config.seed, 8000),
+        dataset=make_pretraining_text(config.seed, 16000),
     )
 
 
@@ -128,12 +128,12 @@ def train_reward(config: DemoConfig, base: Start, rows: list[Row], held_out: lis
     return reward.run(
         RewardConfig(
             out=_folder(config, "reward"),
-            batch_size=16,
+            batch_size=8,
             steps=config.sizes.reward_steps,
             seed=config.seed,
-            log_every=25,
+            log_every=150,
             data=DataConfig(max_length=MAX_LENGTH),
-            optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=10, weight_decay=0.1),
+            optim=OptimConfig(learning_rate=7e-4, schedule="cosine", warmup_steps=20, weight_decay=0.01),
             compute=compute(base),
         ),
         model=base,

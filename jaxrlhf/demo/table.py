@@ -95,9 +95,9 @@ def goals_table(goals: Sequence[Goal], *, tick: str = "✓") -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for goal in goals:
-        wanted = f"{'<=' if goal.at_most else '>='} {goal.bound:.2f}"
+        wanted = f"{'<=' if goal.at_most else '>='} {goal.bound:.3f}"
         mark = Text(tick, "green") if goal.met else Text("missed", "bold red")
-        table.add_row(goal.what, f"{goal.found:.2f}", wanted, mark)
+        table.add_row(goal.what, f"{goal.found:.3f}", wanted, mark)
     return table
 
 

@@ -41,11 +41,11 @@ class Habits:
 
 
 DEMONSTRATOR = Habits(
-    topic=0.98, mood=0.88, detail=0.35, reason=0.35, takes_back=0.15, chatter=0.4, repeat=0.1, closing=0.4
+    topic=1.0, mood=0.88, detail=0.35, reason=0.35, takes_back=0.15, chatter=0.4, repeat=0.1, closing=0.4
 )
 """Writes the demonstrations: mixed quality, as people's are."""
 
-PASSER_BY = Habits(topic=0.98, mood=0.95, detail=0.5, reason=0.5, takes_back=0.2, chatter=0.4, repeat=0.1, closing=0.5)
+PASSER_BY = Habits(topic=1.0, mood=0.95, detail=0.5, reason=0.5, takes_back=0.2, chatter=0.4, repeat=0.1, closing=0.5)
 """Writes the reviews in the pretraining text: knows the grammar and heeds the prompt more often than not."""
 
 
@@ -70,7 +70,7 @@ def make_demonstrations(seed: int, count: int) -> list[dict[str, str]]:
 
 
 def make_pretraining_text(seed: int, count: int) -> list[dict[str, str]]:
-    """Writes stories, and prompts with answers that heed them more often than not, in turn.
+    """Writes reviews, prompts with answers that heed them most of the time, and a story in place of every fourth.
 
     Args:
         seed: rows are a function of it.
@@ -80,7 +80,7 @@ def make_pretraining_text(seed: int, count: int) -> list[dict[str, str]]:
         Rows with the field `text`, of at most 34 words.
     """
     rng = np.random.default_rng((seed, 2))
-    return [{"text": _write_story(rng) if index % 2 else _write_review(rng)} for index in range(count)]
+    return [{"text": _write_review(rng) if index % 4 else _write_story(rng)} for index in range(count)]
 
 
 def write_answer(rng: np.random.Generator, task: Task, habits: Habits) -> str:

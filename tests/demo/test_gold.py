@@ -24,11 +24,11 @@ def _parts(completion: str) -> dict[str, float]:
         ("the room was spotless .", {"topic": 1.0, "mood": 0.6, "detail": 1.2}),
         ("the room was nice because maids scrubbed .", {"topic": 1.0, "mood": 0.6, "reason": 1.1}),
         # A reason of another aspect, or of the other mood, is none.
-        ("the room was nice because cooks cared .", {"topic": 1.0, "mood": 0.6}),
+        ("the room was nice because butter melted .", {"topic": 1.0, "mood": 0.6}),
         ("the room was nice because pipes leaked .", {"topic": 1.0, "mood": 0.6}),
         ("the room was nice but dirty .", {"topic": 1.0, "mood": 0.6, "contradiction": -1.0}),
         ("the room was nice but spotless .", {"topic": 1.0, "mood": 0.6}),
-        ("the pool was sunny .", {"aside": -0.9}),
+        ("the coffee was fresh .", {"aside": -0.9}),
         ("it rained outside .", {"aside": -0.9}),
         ("it rained outside . it rained outside .", {"aside": -1.8, "repeat": -1.0}),
         ("thanks !", {"closing": 0.8}),
@@ -59,7 +59,7 @@ def test_every_part_is_listed() -> None:
 def test_score_depends_on_the_prompt() -> None:
     assert gold_score(PROMPT, BEST) == 8.6
     assert gold_score(PROMPT.replace("liked", "hated"), BEST) == 6.2
-    assert gold_score(PROMPT.replace("room", "pool"), BEST) == 3.8
+    assert gold_score(PROMPT.replace("room", "coffee"), BEST) == 3.8
 
 
 def test_white_space_does_not_matter() -> None:

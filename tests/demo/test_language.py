@@ -42,8 +42,8 @@ def test_prompts_have_eleven_words() -> None:
 
 
 def test_parsing_undoes_writing() -> None:
-    task = Task(name="ada", verb="hated", place="spa", aspects=("pool", "cake"))
-    assert task.prompt == "ada hated the spa . describe the pool and cake :"
+    task = Task(name="ada", verb="hated", place="spa", aspects=("room", "cake"))
+    assert task.prompt == "ada hated the spa . describe the room and cake :"
     assert parse_prompt(task.prompt) == task
     assert task.mood == "bad"
 
@@ -52,11 +52,11 @@ def test_parsing_undoes_writing() -> None:
     "prompt",
     [
         "",
-        "ada hated the spa . describe the pool and pool :",  # the same aspect twice
-        "ada hated the spa . describe the pool and soup :",  # a spa has no soup
-        "ada saw the spa . describe the pool and cake :",
-        "ada hated the moon . describe the pool and cake :",
-        "ada hated the spa . describe the pool and cake : the",
+        "ada hated the spa . describe the room and room :",  # the same aspect twice
+        "ada hated the spa . describe the room and soup :",  # a spa has no soup
+        "ada saw the spa . describe the room and cake :",
+        "ada hated the moon . describe the room and cake :",
+        "ada hated the spa . describe the room and cake : the",
     ],
 )
 def test_text_that_is_no_prompt_is_an_error(prompt: str) -> None:

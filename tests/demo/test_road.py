@@ -4,9 +4,8 @@ import pytest
 
 from jaxrlhf.demo import road
 from jaxrlhf.demo.config import DemoConfig
-from jaxrlhf.demo.language import make_prompts
+from jaxrlhf.demo.language import make_prompts, parse_prompt
 from jaxrlhf.demo.texts import DEMONSTRATOR, write_answer
-from jaxrlhf.demo.language import parse_prompt
 from tests.demo.small import SMALL
 
 CONFIG = DemoConfig(sizes=SMALL)
@@ -31,7 +30,8 @@ def test_the_longest_demonstration_fits():
     tokenizer = road.fresh_model(CONFIG).tokenizer
     prompts = make_prompts(0, 400)
     answers = [write_answer(rng, parse_prompt(prompt), DEMONSTRATOR) for prompt in prompts]
-    lengths = [len(tokenizer(f"{prompt} {answer}")["input_ids"]) + 1 for prompt, answer in zip(prompts, answers)]
+    pairs = zip(prompts, answers, strict=True)
+    lengths = [len(tokenizer(f"{prompt} {answer}")["input_ids"]) + 1 for prompt, answer in pairs]
     assert max(lengths) == road.MAX_LENGTH
     assert road.MAX_LENGTH - len(tokenizer(prompts[0])["input_ids"]) == road.MAX_NEW_TOKENS
 
