@@ -41,6 +41,7 @@ def export_hf(
     eos_token_ids: Sequence[int] | None = None,
     dtype: DType = "float32",
     shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
 ) -> Path:
     """Writes config, weights and tokenizer in Hugging Face format. The folder is absent or complete, never partial.
 
@@ -54,15 +55,17 @@ def export_hf(
         eos_token_ids: tokens that end a generation; None means the tokenizer's.
         dtype: of the written weights; "bfloat16" rounds.
         shard_bytes: size of a weight file, bytes; a larger tensor has its own file.
+        overwrite: whether a folder that exists is removed first.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the folder exists, the parameters are not those of the config, or a weight is not finite.
+        ValueError: if the folder exists and may not be removed, the parameters are not those of the config, or a
+            weight is not finite.
     """
     folder = Path(folder)
-    _refuse_existing(folder)
+    _make_way(folder, overwrite)
     _check_params(params, config)
     with _appear_whole(folder) as partial:
         _write_weights(partial, params, tensor_entries(config), np.dtype(dtype), shard_bytes)
@@ -103,11 +106,16 @@ def _check_params(params: Params, config: ModelConfig) -> None:
         raise ValueError("the parameters are not those of the config\n  " + "\n  ".join(lines))
 
 
-def _refuse_existing(folder: Path) -> None:
-    if folder.exists():
+def _make_way(folder: Path, overwrite: bool) -> None:
+    """Process 0 looks for all: others may come when it has made the folder already."""
+    taken = is_main() and folder.exists()
+    if taken and overwrite:
+        shutil.rmtree(folder)
+        taken = False
+    if jax.process_count() > 1:
+        taken = bool(multihost_utils.broadcast_one_to_all(np.int32(taken)))
+    if taken:
         raise ValueError(f"{folder} exists; export to a new folder, or remove it first")
-    if jax.process_count() > 1:  # process 0 must not make the folder before all others have looked
-        multihost_utils.sync_global_devices(f"export to {folder}")
 
 
 @contextlib.contextmanager

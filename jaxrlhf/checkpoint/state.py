@@ -125,6 +125,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Returns the step with the best value of `best_metric`, None if no step has it."""
+        self.wait()  # a step that is still being written may be it, and writing it may remove another
         step = _agree(self._best_step() if jax.process_index() == 0 else _NOTHING)
         return None if step == _NOTHING else step
 

@@ -42,18 +42,14 @@ def proportion(successes: float, count: int) -> Proportion:
     """
     if count <= 0:
         raise ValueError("a proportion of nothing: there are no trials to count")
-    z = 1.959964
-    share = successes / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return Proportion(share, max(0.0, centre - half), min(1.0, centre + half), count)
+    return _wilson(successes / count, count, count)
 
 
 def pair_accuracy(scores: Sequence[np.ndarray], ranks: Sequence[np.ndarray]) -> Proportion:
     """How often the better ranked of two answers to a prompt has the larger score; a tie of scores counts one half.
 
-    Pairs of one prompt share answers, so the interval takes prompts for the independent trials: it is the normal one of
-    a ratio of sums over prompts.
+    Pairs of one prompt share answers, so the interval is Wilson's with as many independent trials as give the variance
+    of a ratio of sums over prompts; with the number of prompts where all or none are right.
 
     Args:
         scores: for each prompt its answers' scores, [K].
@@ -66,9 +62,19 @@ def pair_accuracy(scores: Sequence[np.ndarray], ranks: Sequence[np.ndarray]) -> 
     wins, pairs = counted[:, 0], counted[:, 1]
     if not pairs.sum():
         raise ValueError("no pair to count: no two answers to a prompt differ in rank")
-    share = wins.sum() / pairs.sum()
-    error = math.sqrt(np.sum(np.square(wins - share * pairs))) / pairs.sum()
-    return Proportion(float(share), max(0.0, share - 1.96 * error), min(1.0, share + 1.96 * error), int(pairs.sum()))
+    share, prompts = float(wins.sum() / pairs.sum()), int(np.sum(pairs > 0))
+    residual = float(np.sum(np.square(wins - share * pairs))) * prompts / max(1, prompts - 1)
+    variance = residual / float(pairs.sum()) ** 2
+    trials = min(share * (1 - share) / variance, int(pairs.sum())) if variance > 0 else prompts
+    return _wilson(share, trials, int(pairs.sum()))
+
+
+def _wilson(share: float, trials: float, count: int) -> Proportion:
+    """The Wilson interval of a share of `count` that is as certain as one of `trials` independent ones."""
+    z = 1.959964
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    return Proportion(share, max(0.0, centre - half), min(1.0, centre + half), count)
 
 
 def _wins(scores: np.ndarray, ranks: np.ndarray) -> tuple[float, int]:

@@ -38,9 +38,10 @@ class Answers:
 
     def scores(self, rewards: Mapping[str, RewardFn], mesh: Mesh) -> dict[str, jax.Array]:
         """What Python rewards say, as global arrays [B]; NaN at padding and where a reward has no opinion."""
-        if not rewards:
-            return {}
-        by_name = call_rewards(rewards, self.prompts, self.completions, self.columns)
+        if self.completions:
+            by_name = call_rewards(rewards, self.prompts, self.completions, self.columns)
+        else:  # this process holds padding alone
+            by_name = {name: np.zeros(0, np.float32) for name in rewards}
         return {name: place_batch(self._spread(values), mesh) for name, values in by_name.items()}
 
     def rows_to_show(self, scores: Mapping[str, jax.Array], most: int = 8) -> list[dict[str, Any]]:
@@ -76,7 +77,7 @@ def read_answers(samples: Samples, index: Index, examples: np.ndarray, answers: 
     real = np.flatnonzero(owners >= 0)
     extras = [index.extras[owner] for owner in owners[real]]
     texts = tokenizer.batch_decode([tokens[row][mask[row]] for row in real], skip_special_tokens=True)
-    names = [name for name in (extras[0] if extras else {}) if name != "prompt"]
+    names = {name: None for extra in index.extras for name in extra if name != "prompt"}
     return Answers(
         rows=len(owners),
         real=real,

@@ -27,7 +27,15 @@ from jaxrlhf.trainers.config import PPOConfig
 from jaxrlhf.trainers.fit import make_hyper, make_optimizer, place_state, rate_at
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Run, Trained, open_run
-from jaxrlhf.trainers.start import Start, check_same_tokens, load_reference, load_start, own_copy, scalar_start
+from jaxrlhf.trainers.start import (
+    Start,
+    check_head,
+    check_same_tokens,
+    load_reference,
+    load_start,
+    own_copy,
+    scalar_start,
+)
 from jaxrlhf.types import Hyper, Metrics, Params
 
 _EVALUATION = 2**31 - 1
@@ -118,8 +126,8 @@ def run(
 def _load_players(
     config: PPOConfig, job: Run, model: Start | None, reference: Start | None, reward_model: Start | None
 ) -> Players:
-    policy = load_start(config.model, job.mesh) if model is None else model
-    scorer = reward_model
+    policy = load_start(config.model, job.mesh) if model is None else check_head(model, "model", scalar=False)
+    scorer = None if reward_model is None else check_head(reward_model, "reward_model", scalar=True)
     if scorer is None and config.reward_model is not None:
         scorer = load_start(config.reward_model, job.mesh, scalar=True)
     frozen = {"reference": load_reference(config.reference, reference, policy, job.mesh)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +105,10 @@ class Run:
             self.writer.truncate(-1)
             self.journal.begin(self.total, 0, 0)
             return state, 0
+        if step > self.total:
+            raise ValueError(
+                f"{self.folder} has taken {step} steps, and this run would have {self.total}; raise `steps` or `epochs`"
+            )
         record = self.checkpoints.record(step)
         if record["data"] != self.digest:
             raise ValueError(
@@ -165,9 +168,7 @@ class Run:
             params: what came out.
         """
         target = self.folder / "export"
-        if is_main() and target.exists():
-            shutil.rmtree(target)
-        export_hf(target, params, start.config, tokenizer=start.tokenizer, eos_token_ids=start.stops)
+        export_hf(target, params, start.config, tokenizer=start.tokenizer, eos_token_ids=start.stops, overwrite=True)
         log.info("wrote %s", target)
         return Trained(folder=self.folder, model=dataclasses.replace(start, params=params), steps=self.total)
 

@@ -75,8 +75,22 @@ def load_start(name: str, mesh: Mesh, *, scalar: bool = False) -> Start:
     return Start(config=loaded.config, params=loaded.params, tokenizer=tokenizer, stops=stop_ids(tokenizer, folder))
 
 
+def check_head(start: Start, what: str, *, scalar: bool) -> Start:
+    """Refuses a model whose head is of the other kind.
+
+    Raises:
+        ValueError: if it is a language model where a scorer is needed, or the other way round.
+    """
+    if start.config.scalar_head != scalar:
+        needed, found = ("a score head", "an unembedding") if scalar else ("an unembedding", "a score head")
+        raise ValueError(f"{what} needs a model with {needed}, and this one has {found}")
+    return start
+
+
 def scalar_start(start: Start) -> Start:
-    """The same trunk with a scalar head of zeros."""
+    """The model itself if it has a scalar head, else its trunk with a scalar head of zeros."""
+    if start.config.scalar_head:
+        return start
     params = {name: value for name, value in start.params.items() if name != "lm_head"}
     params["score"] = {"kernel": jnp.zeros((1, start.config.hidden_size), jnp.float32)}
     return dataclasses.replace(start, config=dataclasses.replace(start.config, scalar_head=True), params=params)

@@ -5,7 +5,8 @@ import yaml
 
 from jaxrlhf.trainers import dpo, ppo, sft
 from jaxrlhf.trainers.config import OptimConfig
-from tests.trainers.small import config, demonstrations, metrics, pairs, prompts, start, train
+from jaxrlhf.trainers.start import scalar_start
+from tests.trainers.small import assert_same_params, config, demonstrations, metrics, pairs, prompts, start, train
 
 
 def test_folder_holds_everything(tmp_path):
@@ -113,3 +114,32 @@ def test_a_run_that_failed_before_its_first_step_does_not_hold_the_folder(tmp_pa
     with pytest.raises(ValueError, match="no data to train on"):
         sft.run(config("sft", tmp_path / "run", seed=1), model=start())
     train("sft", tmp_path / "run", steps=1)
+
+
+def test_the_last_step_may_be_the_best(tmp_path):
+    run = train("sft", tmp_path / "run", best_metric="eval/loss", eval_every=1, save_every=0, keep=1)
+    losses = {line["step"]: line["eval/loss"] for line in metrics(tmp_path / "run") if "eval/loss" in line}
+    assert min(losses, key=lambda step: losses[step]) == 4
+    again = train("sft", tmp_path / "again", best_metric=None, eval_every=1, save_every=0)
+    assert_same_params(run.model, again.model)
+
+
+def test_fewer_steps_than_were_taken_are_refused(tmp_path):
+    train("sft", tmp_path / "run")
+    with pytest.raises(ValueError, match="has taken 4 steps, and this run would have 2"):
+        train("sft", tmp_path / "run", steps=2)
+
+
+def test_a_model_with_the_wrong_head_is_refused(tmp_path):
+    scorer = scalar_start(start())
+    with pytest.raises(ValueError, match="model needs a model with an unembedding, and this one has a score head"):
+        sft.run(config("sft", tmp_path / "run"), model=scorer, dataset=demonstrations())
+    with pytest.raises(ValueError, match="reward_model needs a model with a score head"):
+        ppo.run(config("ppo", tmp_path / "run"), model=start(), reward_model=start(), dataset=prompts())
+
+
+def test_a_reward_model_in_memory_keeps_its_head(tmp_path):
+    first = train("reward", tmp_path / "first")
+    train("reward", tmp_path / "next", model=first.model, steps=1)
+    before = [line["eval/loss"] for line in metrics(tmp_path / "first") if "eval/loss" in line][-1]
+    assert metrics(tmp_path / "next")[0]["eval/loss"] == pytest.approx(before, rel=1e-5)
