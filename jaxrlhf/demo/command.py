@@ -80,7 +80,6 @@ def run(config: DemoConfig) -> Report:
 
 def _train(config: DemoConfig, prompts: list[str], console: Console) -> tuple[Models, Goal]:
     """All stages in their order; the goal is that of the reward model, which needs the rankings of held-out answers."""
-    seed = 10 * config.seed
 
     def announce(stage: int, what: str) -> None:
         console.rule(f"{stage} of 6: {what}", align="left", style="dim")
@@ -90,8 +89,9 @@ def _train(config: DemoConfig, prompts: list[str], console: Console) -> tuple[Mo
     announce(2, "fine-tuning on demonstrations")
     policy = road.fine_tune(config, base).model
     announce(3, "ranking answers by gold, with label noise")
-    rows = road.rank(config, policy, make_prompts(seed + 3, config.sizes.ranked_prompts), seed=seed + 3)
-    held_out = road.rank(config, policy, prompts, seed=seed + 5)
+    seed = road.seed_of(config, 3)
+    rows = road.rank(config, policy, make_prompts(seed, config.sizes.ranked_prompts), seed=seed)
+    held_out = road.rank(config, policy, prompts, seed=road.seed_of(config, 5))
     console.print(f"{sum(len(row['ranks']) for row in rows)} answers to {len(rows)} prompts")
     announce(4, "the reward model on the rankings")
     scorer = road.train_reward(config, policy, rows, held_out)
@@ -114,9 +114,9 @@ def _reward_goal(scorer: Trained, held_out: list[road.Row]) -> Goal:
 
 
 def _evaluate(config: DemoConfig, models: Models, prompts: list[str]) -> list[Result]:
-    seed = 10 * config.seed + 6
+    seed = road.seed_of(config, 6)
     sft = _judge("SFT", models, road.sample(config, models.sft, prompts, answers=1, seed=seed))
-    several = road.sample(config, models.sft, prompts, answers=BEST_OF, seed=seed + 1)
+    several = road.sample(config, models.sft, prompts, answers=BEST_OF, seed=road.seed_of(config, 7))
     dpo = _judge("DPO", models, road.sample(config, models.dpo, prompts, answers=1, seed=seed), models.dpo)
     ppo = _judge("PPO", models, road.sample(config, models.ppo, prompts, answers=1, seed=seed), models.ppo)
     return [sft, _best_of(several, models), dpo, ppo]

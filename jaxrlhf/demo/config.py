@@ -28,9 +28,9 @@ class Sizes:
     layers: int = 3
     pretraining_steps: int = 900
     sft_steps: int = 100
-    ranked_prompts: int = 2400
-    reward_steps: int = 450
-    ppo_steps: int = 60
+    ranked_prompts: int = 6400
+    reward_steps: int = 800
+    ppo_steps: int = 40
     dpo_steps: int = 100
     held_out_prompts: int = HELD_OUT_PROMPTS
 
@@ -51,10 +51,15 @@ class DemoConfig:
 
     Attributes:
         out: folder of the runs of all stages. Running again goes on where it stopped.
-        seed: of everything; the same seed gives the same table.
+        seed: of everything, not negative; the same seed gives the same table.
         sizes: of models and stages; smaller is quicker and reaches less.
     """
 
     out: str = "runs/demo"
     seed: int = 0
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")

@@ -30,7 +30,7 @@ POINTS = {
 """Part of the score -> points. They differ so that answers with different merits seldom tie."""
 
 LABEL_NOISE = 0.8
-"""Default noise of the labeller: gold itself then orders about 88 % of ranked pairs of demonstrations rightly."""
+"""Default noise of the labeller: gold itself then orders about 86 % of ranked pairs of demonstrations rightly."""
 
 
 class Statement(NamedTuple):

@@ -26,10 +26,11 @@ In the first line every part is earned, and no answer scores more. The second le
 about the room and talks of the weather. The third damns the room of a guest who was pleased, and speaks of coffee that
 nobody asked about. Text outside of the grammar loses points for every word.
 
-The demonstrations (`texts.py`) are written as people write: each good habit is kept some of the time, independently of
-the others, so the scores of answers that imitate them spread over several parts and leave much to gain. One temptation
-is left in: the reasons in the demonstrations always fit the aspect and the mood, and repetition is rare. A reward model
-learns little about misfits and repeats, gold minds both, and a policy held by no KL penalty may find out.
+The demonstrations (`texts.py`) are written as people write: about what was asked, and with each other good habit kept
+some of the time, independently of the rest, so the scores of answers that imitate them spread over several parts and
+leave much to gain. One temptation is left in: the reasons in the demonstrations always fit the aspect and the mood, and
+repetition is rare. A reward model learns little about misfits and repeats, gold minds both, and a policy held by no KL
+penalty may find out.
 """
 
 from __future__ import annotations

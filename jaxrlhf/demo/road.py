@@ -66,6 +66,11 @@ def fresh_model(config: DemoConfig) -> Start:
     return Start(config=model, params=_scaled(params, INITIAL_SCALE), tokenizer=tokenizer)
 
 
+def seed_of(config: DemoConfig, use: int) -> int:
+    """A seed for each use of random numbers, from 0 to 9, that no other use and no other demo has."""
+    return 10 * config.seed + use
+
+
 def compute(model: Start) -> ComputeConfig:
     """Few layers are soon unrolled."""
     return ComputeConfig(scan_unroll=model.config.num_layers)
@@ -86,7 +91,7 @@ def pretrain(config: DemoConfig) -> Trained:
             compute=compute(model),
         ),
         model=model,
-        dataset=make_pretraining_text(config.seed, 16000),
+        dataset=make_pretraining_text(seed_of(config, 0), 16000),
     )
 
 
@@ -104,8 +109,8 @@ def fine_tune(config: DemoConfig, base: Start) -> Trained:
             compute=compute(base),
         ),
         model=base,
-        dataset=make_demonstrations(config.seed + 1, 2000),
-        eval_dataset=make_demonstrations(config.seed + 2, 256),
+        dataset=make_demonstrations(seed_of(config, 1), 6400),
+        eval_dataset=make_demonstrations(seed_of(config, 2), 256),
     )
 
 
@@ -158,7 +163,7 @@ def train_ppo(config: DemoConfig, policy: Start, scorer: Start) -> Trained:
         ),
         model=policy,
         reward_model=scorer,
-        dataset=[{"prompt": prompt} for prompt in make_prompts(config.seed + 4, 8000)],
+        dataset=[{"prompt": prompt} for prompt in make_prompts(seed_of(config, 4), 6400)],
     )
 
 
@@ -167,13 +172,13 @@ def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
     return dpo.run(
         DPOConfig(
             out=_folder(config, "dpo"),
-            beta=0.3,
+            beta=0.5,
             batch_size=32,
             steps=config.sizes.dpo_steps,
             seed=config.seed,
             log_every=25,
             data=DataConfig(max_length=MAX_LENGTH),
-            optim=OptimConfig(learning_rate=2e-4, schedule="cosine", warmup_steps=10),
+            optim=OptimConfig(learning_rate=1e-4, schedule="cosine", warmup_steps=10),
             compute=compute(policy),
         ),
         model=policy,

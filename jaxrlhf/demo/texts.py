@@ -43,10 +43,14 @@ class Habits:
 DEMONSTRATOR = Habits(
     topic=1.0, mood=0.88, detail=0.35, reason=0.35, takes_back=0.15, chatter=0.4, repeat=0.1, closing=0.4
 )
-"""Writes the demonstrations: mixed quality, as people's are."""
+"""Writes the demonstrations: mixed quality, as people's are.
+
+They keep to the aspects that were asked for. That an answer strays from them is what a tiny reward model learns last,
+since it must compare words, and the score hangs on it more than on anything else.
+"""
 
 PASSER_BY = Habits(topic=1.0, mood=0.95, detail=0.5, reason=0.5, takes_back=0.2, chatter=0.4, repeat=0.1, closing=0.5)
-"""Writes the reviews in the pretraining text: knows the grammar and heeds the prompt more often than not."""
+"""Writes the reviews in the pretraining text: heeds the prompt, so that a model learns to look it up."""
 
 
 def make_demonstrations(seed: int, count: int) -> list[dict[str, str]]:

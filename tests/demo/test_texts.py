@@ -58,14 +58,14 @@ def test_pretraining_text_has_at_most_34_words() -> None:
 
 
 def test_demonstrations_leave_much_to_gain(scores: np.ndarray) -> None:
-    assert scores.mean() == pytest.approx(3.6, abs=0.1)
-    assert scores.std() == pytest.approx(1.79, abs=0.08)
-    assert (8.6 - scores.mean()) / scores.std() > 2.65
+    assert scores.mean() == pytest.approx(4.2, abs=0.1)
+    assert scores.std() == pytest.approx(1.48, abs=0.08)
+    assert (8.6 - scores.mean()) / scores.std() > 2.8
 
 
 def test_gains_come_from_many_small_choices(scores: np.ndarray) -> None:
     assert _best_of(scores, 4) == pytest.approx(1.0, abs=0.06)
-    assert _best_of(scores, 16) == pytest.approx(1.65, abs=0.08)
+    assert _best_of(scores, 16) == pytest.approx(1.72, abs=0.08)
     assert _best_of(scores, 64) > 2.0
 
 
@@ -102,11 +102,11 @@ def test_each_bad_habit_lowers_the_score() -> None:
         assert {gold_score(p, write_answer(rng, parse_prompt(p), lapse)) for p in make_prompts(0, 50)} == {score}
 
 
-def test_the_labeller_is_right_about_88_percent_of_the_time(scores: np.ndarray) -> None:
+def test_the_labeller_is_right_about_86_percent_of_the_time(scores: np.ndarray) -> None:
     rng = np.random.default_rng(2)
     groups = scores[:, :60].reshape(-1, 6).tolist()
     ranks = [rank_with_noise(group, rng) for group in groups]
-    assert 0.865 < pair_accuracy(groups, ranks) < 0.89
+    assert 0.85 < pair_accuracy(groups, ranks) < 0.87
 
 
 def test_length_tells_little_of_the_preference(answers: list[list[str]], scores: np.ndarray) -> None:

@@ -26,8 +26,8 @@ def test_words_are_sorted_so_that_every_process_builds_the_same(tokenizer: PreTr
 
 
 def test_ids_are_dense_and_few(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert len(tokenizer) == 212
-    assert sorted(tokenizer.get_vocab().values()) == list(range(212))
+    assert len(tokenizer) == 129
+    assert sorted(tokenizer.get_vocab().values()) == list(range(129))
 
 
 def test_texts_round_trip_without_unknown_words(tokenizer: PreTrainedTokenizerFast) -> None:
