@@ -17,6 +17,7 @@ from jaxrlhf.demo.texts import make_demonstrations, make_pretraining_text
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.models.config import ComputeConfig, ModelConfig
 from jaxrlhf.models.decoder import init_params
+from jaxrlhf.optim import decays
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.trainers import dpo, ppo, reward, sft
 from jaxrlhf.trainers.config import (
@@ -30,7 +31,6 @@ from jaxrlhf.trainers.config import (
 )
 from jaxrlhf.trainers.run import Trained
 from jaxrlhf.trainers.start import Start
-from jaxrlhf.types import Params
 
 MAX_NEW_TOKENS = 24
 """Tokens of the longest answer: 23 words, the most that a demonstration has, and the end-of-sequence token."""
@@ -63,7 +63,8 @@ def fresh_model(config: DemoConfig) -> Start:
         tie_embeddings=True,
     )
     params = init_params(model, jax.random.key(config.seed))
-    return Start(config=model, params=_scaled(params, INITIAL_SCALE), tokenizer=tokenizer)
+    params = jax.tree.map(lambda leaf, matrix: INITIAL_SCALE * leaf if matrix else leaf, params, decays(params))
+    return Start(config=model, params=params, tokenizer=tokenizer)
 
 
 def seed_of(config: DemoConfig, use: int) -> int:
@@ -72,7 +73,7 @@ def seed_of(config: DemoConfig, use: int) -> int:
 
 
 def compute(model: Start) -> ComputeConfig:
-    """Few layers are soon unrolled."""
+    """All layers in a row and not in a loop: faster, and soon compiled where there are few."""
     return ComputeConfig(scan_unroll=model.config.num_layers)
 
 
@@ -115,13 +116,16 @@ def fine_tune(config: DemoConfig, base: Start) -> Trained:
 
 
 def rank(config: DemoConfig, policy: Start, prompts: list[str], seed: int) -> list[Row]:
-    """Samples 4 to 7 answers to each prompt, and lets the gold function rank them with label noise."""
-    answered = sample(config, policy, prompts, answers=7, seed=seed)
+    """Samples answers to each prompt, and lets the gold function rank 4 to 7 of them with label noise.
+
+    Empty answers and doubles are left out, and so is a prompt that fewer than four answers remain to.
+    """
+    answered = sample(policy, prompts, answers=7, seed=seed)
     rng = np.random.default_rng(seed)
     rows = []
     for prompt, completions in zip(prompts, answered.completions, strict=True):
         kept = list(dict.fromkeys(text for text in completions if text))[: int(rng.integers(4, 8))]
-        if len(kept) < 2:
+        if len(kept) < 4:
             continue
         ranks = rank_with_noise([gold_score(prompt, text) for text in kept], rng)
         rows.append({"prompt": prompt, "completions": kept, "ranks": ranks})
@@ -186,8 +190,8 @@ def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
     )
 
 
-def sample(config: DemoConfig, policy: Start, prompts: list[str], *, answers: int, seed: int) -> Answered:
-    """Samples answers to prompts."""
+def sample(policy: Start, prompts: list[str], *, answers: int, seed: int) -> Answered:
+    """Samples a number of answers to each prompt."""
     return sample_answers(
         policy,
         encode(policy, prompts),
@@ -199,21 +203,13 @@ def sample(config: DemoConfig, policy: Start, prompts: list[str], *, answers: in
 
 
 def encode(policy: Start, prompts: list[str]) -> Prompts:
-    """Encodes prompts for sampling."""
+    """Encodes prompts for sampling, in their order."""
     rows = [{"prompt": prompt} for prompt in prompts]
     return encode_prompts([rows], policy.tokenizer, DataConfig(max_length=MAX_LENGTH), make_mesh(), batch_size=128)
 
 
-def _scaled(params: Params, factor: float) -> Params:
-    """Scales embedding and matrices, and leaves the norms."""
-
-    def scaled(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
-        return leaf if jax.tree_util.keystr(path[-1:]) == "['scale']" else factor * leaf
-
-    return jax.tree_util.tree_map_with_path(scaled, params)
-
-
 def _extreme_pair(row: Row) -> Row:
+    """The pair that noise has turned round least often; a first and a last rank always differ."""
     ranked = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda pair: pair[0])
     return {"prompt": row["prompt"], "chosen": ranked[0][1], "rejected": ranked[-1][1]}
 
