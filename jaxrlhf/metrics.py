@@ -99,22 +99,23 @@ class MetricsWriter:
 
 
 def _truncate(path: Path, step: int) -> None:
-    with path.open(encoding="utf-8") as file:
-        lines = list(file)
-    whole = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
-    kept = [line for where, line in whole if _step_of(where, line) <= step]
-    if len(kept) < len(lines):
-        _log.info("%s: dropped %d lines after step %d", path, len(lines) - len(kept), step)
+    # Bytes, since a kill can also cut a character of the last line in two.
+    *lines, rest = path.read_bytes().split(b"\n")
+    kept = [line for number, line in enumerate(lines, start=1) if _step_of(f"{path}:{number}", line) <= step]
+    dropped = len(lines) - len(kept) + bool(rest)
+    if dropped:
+        _log.info("%s: dropped %d lines after step %d", path, dropped, step)
         temporary = path.with_suffix(".partial")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_bytes(b"".join(line + b"\n" for line in kept))
         os.replace(temporary, path)
 
 
-def _step_of(where: str, line: str) -> int:
+def _step_of(where: str, line: bytes) -> int:
     try:
-        return json.loads(line)["step"]
+        return int(json.loads(line.decode())["step"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: expected a JSON object with a step, found {line[:80]!r}; mend the line") from error
+        found = line[:80].decode(errors="replace")
+        raise ValueError(f"{where}: expected a JSON object with a step, found {found!r}; mend the line") from error
 
 
 class PhaseClock:

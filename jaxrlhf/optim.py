@@ -7,14 +7,19 @@ traced scalar, so a schedule never recompiles anything.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
 
 import jax
 import optax
 
 from jaxrlhf.types import Params
 
-Schedule = Literal["constant", "linear", "cosine"]
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+}
+"""Name of a schedule -> its share of the peak, where progress goes from 0 after the warmup to 1 at the last step."""
 
 
 def adamw_direction(*, b1: float, b2: float, eps: float, weight_decay: float) -> optax.GradientTransformation:
@@ -40,7 +45,7 @@ def decays(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
 
 
-def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: Schedule) -> float:
+def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: str) -> float:
     """The learning rate of a step.
 
     Warmup is linear, from peak / warmup_steps at step 0 to the peak (transformers starts at 0, which wastes a step);
@@ -51,10 +56,9 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int
         peak: the highest rate.
         warmup_steps: steps until the peak, 0 for none.
         total_steps: steps of the whole run.
-        schedule: shape after the warmup.
+        schedule: shape after the warmup, a key of `SCHEDULES`.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    shapes = {"constant": 1.0, "linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}
-    return peak * shapes[schedule]
+    return peak * SCHEDULES[schedule](progress)

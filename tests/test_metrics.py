@@ -62,6 +62,21 @@ def test_broken_line_in_the_middle_is_an_error(tmp_path):
         MetricsWriter(tmp_path).truncate(1)
 
 
+def test_last_line_cut_within_a_character_is_dropped(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    whole = '{"step": 1, "response": "é"}\n'.encode()
+    path.write_bytes(whole + '{"step": 2, "response": "é'.encode()[:-1])
+    MetricsWriter(tmp_path).truncate(2)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", [b'{"step": 1, "response": "\xc3"}', b'{"step": null}', b"[1]", b"1", b'{"loss": 1}'])
+def test_whole_line_that_is_no_object_with_a_step_is_an_error(tmp_path, line):
+    (tmp_path / "samples.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ValueError, match=r"samples.jsonl:1: expected a JSON object with a step, found"):
+        MetricsWriter(tmp_path).truncate(1)
+
+
 def test_sample_with_half_a_surrogate_is_written(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         writer.write_samples(1, [{"response": "é\udc80"}])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.optim import adamw_direction, decays, learning_rate
+from jaxrlhf.optim import SCHEDULES, adamw_direction, decays, learning_rate
 from jaxrlhf.steps.update import init_state, make_update
 from tests.fakes import hyper
 from tests.players import player_params
@@ -75,7 +75,7 @@ def test_the_rate_warms_up_and_then_stays_falls_straight_or_along_a_cosine():
 
 
 def test_without_warmup_the_first_rate_is_the_peak():
-    for schedule in ("constant", "linear", "cosine"):
+    for schedule in SCHEDULES:
         assert rates(schedule, warmup_steps=0)[0] == 0.8
 
 

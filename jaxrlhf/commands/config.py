@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from jaxrlhf.config_checks import check, not_negative, positive
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.models.config import ComputeConfig, DType
 from jaxrlhf.sharding.config import MeshConfig
@@ -16,10 +17,10 @@ class SamplingConfig:
 
     Attributes:
         max_new_tokens: tokens of the longest answer, positive.
-        temperature: divides the logits; 0 takes the most likely token.
-        top_k: draws among the k most likely tokens; 0 means all.
+        temperature: divides the logits, not negative; 0 takes the most likely token.
+        top_k: draws among the k most likely tokens, not negative; 0 means all.
         top_p: draws among the fewest tokens whose probability reaches p, in (0, 1].
-        seed: of the draws.
+        seed: of the draws, not negative.
     """
 
     max_new_tokens: int = 128
@@ -30,14 +31,12 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        problems = [
-            (self.max_new_tokens < 1, f"max_new_tokens={self.max_new_tokens} must be positive"),
-            (self.temperature < 0, f"temperature={self.temperature} must not be negative"),
-            (self.top_k < 0, f"top_k={self.top_k} must not be negative"),
-            (not 0 < self.top_p <= 1, f"top_p={self.top_p} must lie in (0, 1]"),
-        ]
-        if any(bad for bad, _ in problems):
-            raise ValueError("; ".join(message for bad, message in problems if bad))
+        check(
+            self,
+            *positive(self, "max_new_tokens"),
+            *not_negative(self, "temperature", "top_k", "seed"),
+            (0 < self.top_p <= 1, f"top_p={self.top_p} must lie in (0, 1]"),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class GenerateConfig:
         dataset: file, folder or hub id of prompts.
         out: file of JSON lines to write: the prompt's row with `completion`, or `completions` if there are several.
         answers: answers to each prompt, positive.
-        batch_size: prompts at a time.
+        batch_size: prompts at a time, positive.
         sampling: how answers are drawn.
         data: how rows become prompts.
         compute: how the model is computed.
@@ -68,8 +67,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        if self.answers < 1 or self.batch_size < 1:
-            raise ValueError(f"answers={self.answers} and batch_size={self.batch_size} must be positive")
+        check(self, *positive(self, "answers", "batch_size"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,7 @@ class EvaluateConfig:
         reward_model: win rate: the reward model that decides.
         rewards: win rate: Python rewards that decide, `path.py:function`, added to the reward model's score.
         out: file to write the result to as JSON; None writes none.
-        batch_size: rows at a time.
+        batch_size: rows at a time, positive.
         sampling: win rate: how answers are drawn.
         data: how rows become tokens.
         compute: how models are computed.
@@ -110,12 +108,16 @@ class EvaluateConfig:
         given = [name for name in ("against", "reward_model", "rewards") if getattr(self, name)]
         if self.sampling != SamplingConfig():
             given.append("sampling")
-        if self.measure != "win_rate" and given:
-            raise ValueError(f"{', '.join(given)}: no effect on measure={self.measure}; leave out")
-        if self.measure == "win_rate" and (self.against is None or not (self.reward_model or self.rewards)):
-            raise ValueError("measure=win_rate needs against, and reward_model or rewards")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size} must be positive")
+        decided = self.against is not None and bool(self.reward_model or self.rewards)
+        check(
+            self,
+            *positive(self, "batch_size"),
+            (
+                self.measure not in ("perplexity", "accuracy") or not given,
+                f"{', '.join(given)}: no effect on measure={self.measure}; leave out",
+            ),
+            (self.measure != "win_rate" or decided, "measure=win_rate needs against, and reward_model or rewards"),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ class ExportConfig:
     Attributes:
         run: folder of the run.
         out: folder to write; it must not exist.
-        step: checkpoint to take; None means the newest.
+        step: checkpoint to take, positive; None means the newest.
         dtype: of the written weights; "bfloat16" rounds.
     """
 
@@ -133,3 +135,7 @@ class ExportConfig:
     out: str
     step: int | None = None
     dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        """Checks the range and the choice."""
+        check(self, *positive(self, "step"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
+
+from jaxrlhf.config_checks import Condition, check, positive
 
 Format = Literal[
     "text",
@@ -46,11 +48,12 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError if a field is out of range."""
-        if not self.path:
-            raise ValueError("data.path is empty; expected a file, a folder or a hub id")
-        if not (self.weight > 0 and math.isfinite(self.weight)):
-            raise ValueError(f"weight={self.weight} of {self.path} must be positive and finite")
-        _check_layout(self.format, self.columns)
+        check(
+            self,
+            (self.path != "", "path is empty; expected a file, a folder or a hub id"),
+            (0 < self.weight < math.inf, f"weight={self.weight} of {self.path} must be positive and finite"),
+            _different(self.columns),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,32 +87,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError if a field is out of range."""
-        _check_least("max_length", self.max_length, 2)
-        _check_least("buckets", self.buckets, 1)
-        if self.max_prompt_length is not None:
-            _check_least("max_prompt_length", self.max_prompt_length, 1)
-            if self.max_prompt_length >= self.max_length:
-                raise ValueError(
-                    f"data.max_prompt_length={self.max_prompt_length} must be below data.max_length={self.max_length}"
-                )
-        _check_choice("truncation", self.truncation, get_args(Truncation))
-        _check_choice("bad_rows", self.bad_rows, get_args(BadRows))
-        _check_layout(self.format, self.columns)
+        check(
+            self,
+            *positive(self, "max_prompt_length", "buckets"),
+            (self.max_length >= 2, f"max_length={self.max_length} must be at least 2"),
+            (
+                self.max_prompt_length is None or self.max_prompt_length < self.max_length,
+                f"max_prompt_length={self.max_prompt_length} must be below max_length={self.max_length}",
+            ),
+            _different(self.columns),
+        )
 
 
-def _check_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"data.{name}={value} must be at least {least}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"data.{name}={value!r} is unknown; expected one of {', '.join(choices)}")
-
-
-def _check_layout(layout: str | None, columns: dict[str, str] | None) -> None:
-    if layout is not None:
-        _check_choice("format", layout, get_args(Format))
+def _different(columns: dict[str, str] | None) -> Condition:
     theirs = list((columns or {}).values())
-    if len(set(theirs)) < len(theirs):
-        raise ValueError(f"data.columns={columns} uses one column twice; each column can have one name")
+    different = len(set(theirs)) == len(theirs)
+    return different, f"columns={columns} uses one column twice; each column can have one name"

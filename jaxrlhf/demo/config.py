@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxrlhf.config_checks import check, not_negative, positive
+
 HELD_OUT_PROMPTS = 256
 """Prompts that no stage trains on."""
 
@@ -36,13 +38,18 @@ class Sizes:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        problems = [f"{name}={value} must be positive" for name, value in vars(self).items() if value < 1]
-        if self.hidden_size % 8:
-            problems.append(f"hidden_size={self.hidden_size} must be a multiple of 8: four heads of even size")
-        if not 3 <= self.held_out_prompts <= HELD_OUT_PROMPTS:
-            problems.append(f"held_out_prompts={self.held_out_prompts} must lie in 3 ... {HELD_OUT_PROMPTS}")
-        if problems:
-            raise ValueError("; ".join(problems))
+        check(
+            self,
+            *positive(self, *vars(self)),
+            (
+                self.hidden_size % 8 == 0,
+                f"hidden_size={self.hidden_size} must be a multiple of 8: four heads of even size",
+            ),
+            (
+                3 <= self.held_out_prompts <= HELD_OUT_PROMPTS,
+                f"held_out_prompts={self.held_out_prompts} must lie in 3 ... {HELD_OUT_PROMPTS}",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,5 +68,4 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         """Checks the range."""
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        check(self, *not_negative(self, "seed"))

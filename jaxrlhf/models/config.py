@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
+
+from jaxrlhf.config_checks import check, positive
 
 DType = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
@@ -19,6 +21,10 @@ class LinearScaling:
 
     factor: float
 
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        check(self, (self.factor >= 1, f"factor={self.factor} must be at least 1"))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama3Scaling:
@@ -26,9 +32,9 @@ class Llama3Scaling:
 
     Attributes:
         factor: how many times longer the context became, at least 1.
-        low_freq_factor: wavelengths above `original_max_positions / low_freq_factor` are slow.
+        low_freq_factor: wavelengths above `original_max_positions / low_freq_factor` are slow; positive.
         high_freq_factor: wavelengths below `original_max_positions / high_freq_factor` are fast; above the low factor.
-        original_max_positions: context length of the model before it was stretched.
+        original_max_positions: context length of the model before it was stretched, positive.
     """
 
     factor: float
@@ -37,15 +43,16 @@ class Llama3Scaling:
     original_max_positions: int
 
     def __post_init__(self) -> None:
-        """Refuses factors that leave nothing to blend between.
-
-        Raises:
-            ValueError: if the high factor is not above the low one.
-        """
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"high_freq_factor={self.high_freq_factor} must be above low_freq_factor={self.low_freq_factor}"
-            )
+        """Checks ranges, and that the factors leave something to blend between."""
+        check(
+            self,
+            *positive(self, "low_freq_factor", "original_max_positions"),
+            (self.factor >= 1, f"factor={self.factor} must be at least 1"),
+            (
+                self.high_freq_factor > self.low_freq_factor,
+                f"high_freq_factor={self.high_freq_factor} must be above low_freq_factor={self.low_freq_factor}",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,20 +92,17 @@ class ModelConfig:
     model_type: str = "llama"
 
     def __post_init__(self) -> None:
-        """Checks sizes against each other.
-
-        Raises:
-            ValueError: naming every field that cannot be, with the value found.
-        """
-        positive = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
-        positive += ("head_dim", "max_positions", "rope_theta", "rms_eps")
-        problems = [f"{name}={getattr(self, name)} must be positive" for name in positive if getattr(self, name) <= 0]
-        if not problems and self.num_heads % self.num_kv_heads:
-            problems.append(f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}")
-        if self.head_dim % 2:
-            problems.append(f"head_dim={self.head_dim} must be even: rotary embeddings turn pairs")
-        if problems:
-            raise ValueError("; ".join(problems))
+        """Checks sizes, and sizes against each other."""
+        check(
+            self,
+            *positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_layers", "max_positions"),
+            *positive(self, "num_heads", "num_kv_heads", "head_dim", "rope_theta", "rms_eps"),
+            (
+                self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads == 0,
+                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}",
+            ),
+            (self.head_dim % 2 == 0, f"head_dim={self.head_dim} must be even: rotary embeddings turn pairs"),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,13 +123,5 @@ class ComputeConfig:
     scan_unroll: int = 1
 
     def __post_init__(self) -> None:
-        """Checks the choices.
-
-        Raises:
-            ValueError: naming the field, the value found and the legal ones.
-        """
-        for name, legal in (("dtype", get_args(DType)), ("remat", get_args(Remat))):
-            if getattr(self, name) not in legal:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose among {legal}")
-        if self.scan_unroll < 1:
-            raise ValueError(f"scan_unroll={self.scan_unroll} must be at least 1")
+        """Checks the choices and the range."""
+        check(self, *positive(self, "scan_unroll"))

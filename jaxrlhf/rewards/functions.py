@@ -71,13 +71,14 @@ def call_rewards(
         rewards: name -> function.
         prompts: B prompts, strings or message lists.
         completions: B answers.
-        columns: further columns of B values.
+        columns: further columns of B values, none of them called `prompts` or `completions`.
 
     Returns:
         Name of the reward -> its scores [B] float32, NaN where it has no opinion.
 
     Raises:
-        ValueError: if a reward returns another number of values, or one that is no finite number.
+        ValueError: if a column is called like an argument, or a reward returns another number of values, or one that is
+            no finite number.
     """
     return {name: _call(reward, name, prompts, completions, columns) for name, reward in rewards.items()}
 
@@ -89,6 +90,12 @@ def _call(
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
 ) -> np.ndarray:
+    for argument in ("prompts", "completions"):
+        if argument in columns:
+            raise ValueError(
+                f"the data have a column {argument!r}, but reward {name} has an argument of this name; rename the "
+                f"column, in the file or with data.columns={{NEW_NAME: {argument}}}"
+            )
     values: Any = reward(list(prompts), list(completions), **columns)
     is_list = isinstance(values, Sequence) or getattr(values, "ndim", 0) > 0  # numpy's, or jax's on some device
     if not is_list or len(values) != len(completions):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxrlhf.config_checks import check, positive
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
@@ -14,7 +16,8 @@ class MeshConfig:
         fsdp: devices that split rows and parameters; gathered when used.
         tensor: devices that split the width of each layer and the vocabulary; best kept within one machine.
         cpu_devices: into how many devices a machine without accelerators divides its cores. XLA leaves much of a small
-            model on one core; with as many devices as cores, each works on its own rows. None leaves jax's default, 1.
+            model on one core; with as many devices as cores, each works on its own rows. Positive; None leaves jax's
+            default, 1.
     """
 
     data: int = -1
@@ -23,10 +26,5 @@ class MeshConfig:
     cpu_devices: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks the range of what make_mesh cannot check.
-
-        Raises:
-            ValueError: if the number of CPU devices is not positive.
-        """
-        if self.cpu_devices is not None and self.cpu_devices < 1:
-            raise ValueError(f"cpu_devices={self.cpu_devices} must be positive")
+        """Checks the range; the other sizes are checked where the number of devices is known."""
+        check(self, *positive(self, "cpu_devices"))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
+from jaxrlhf.config_checks import Condition, check, not_negative, positive
 from jaxrlhf.data.config import DataConfig, DatasetConfig
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.sharding.config import MeshConfig
 
 Schedule = Literal["constant", "linear", "cosine"]
+"""The shapes that `optim.SCHEDULES` computes."""
+
+Extreme = Literal["min", "max"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +43,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _check(
-            (self.learning_rate > 0, f"learning_rate={self.learning_rate} must be positive"),
-            (self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must not be negative"),
+        check(
+            self,
+            *positive(self, "learning_rate", "eps", "max_grad_norm"),
+            *not_negative(self, "warmup_steps", "weight_decay"),
             (0 <= self.b1 < 1, f"b1={self.b1} must lie in [0, 1)"),
             (0 <= self.b2 < 1, f"b2={self.b2} must lie in [0, 1)"),
-            (self.eps > 0, f"eps={self.eps} must be positive"),
-            (self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative"),
-            (self.max_grad_norm > 0, f"max_grad_norm={self.max_grad_norm} must be positive"),
         )
 
 
@@ -60,18 +63,18 @@ class TrainConfig:
         dataset: file, folder or hub id to train on.
         datasets: several of them with weights, in place of `dataset`.
         eval_dataset: rows to evaluate on.
-        batch_size: rows of a step, over all devices.
+        batch_size: rows of a step, over all devices; positive.
         micro_batches: parts that a step is computed in, one after another, to save memory; divides `batch_size`.
-        epochs: passes over the data, where `steps` does not say.
-        steps: number of steps.
-        seed: of data order, sampling and new parameters.
-        log_every: steps between two lines of metrics.
+        epochs: passes over the data, where `steps` does not say; positive.
+        steps: number of steps, positive.
+        seed: of data order, sampling and new parameters, from 0 to 2**32 - 1.
+        log_every: steps between two lines of metrics, positive.
         eval_every: steps between two evaluations; 0 evaluates before the first step and after the last only.
-        eval_batch_size: rows of an evaluation batch, over all devices; None means `batch_size`.
+        eval_batch_size: rows of an evaluation batch, over all devices; None means those of a micro-batch.
         save_every: steps between two checkpoints; 0 saves after the last step only.
-        keep: number of checkpoints to keep, the best one besides.
+        keep: number of checkpoints to keep, positive, the best one besides.
         best_metric: evaluation metric by which the exported step is chosen, e.g. `eval/loss`; None exports the last.
-        best_mode: whether the smallest or the largest value is the best.
+        best_mode: whether the smallest or the largest value of `best_metric` is the best; None means "min".
         data: how rows become tokens.
         optim: the optimizer.
         compute: how the model is computed.
@@ -94,7 +97,7 @@ class TrainConfig:
     save_every: int = 0
     keep: int = 2
     best_metric: str | None = None
-    best_mode: Literal["min", "max"] = "min"
+    best_mode: Extreme | None = None
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
@@ -102,17 +105,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges and combinations that do not need the devices."""
-        _check(
-            (self.batch_size > 0, f"batch_size={self.batch_size} must be positive"),
-            (self.micro_batches > 0, f"micro_batches={self.micro_batches} must be positive"),
+        check(
+            self,
+            *positive(self, "batch_size", "micro_batches", "epochs", "steps", "log_every", "eval_batch_size", "keep"),
+            *not_negative(self, "eval_every", "save_every"),
+            (0 <= self.seed < 2**32, f"seed={self.seed} must lie in 0 ... 2**32 - 1"),
             self._divides(),
-            (self.epochs > 0, f"epochs={self.epochs} must be positive"),
-            (self.steps is None or self.steps > 0, f"steps={self.steps} must be positive"),
-            (self.log_every > 0, f"log_every={self.log_every} must be positive"),
-            (self.eval_every >= 0, f"eval_every={self.eval_every} must not be negative"),
-            (self.save_every >= 0, f"save_every={self.save_every} must not be negative"),
-            (self.keep > 0, f"keep={self.keep} must be positive"),
+            (self.steps is None or self.epochs == 1.0, f"epochs={self.epochs} has no effect beside steps; keep one"),
             (not (self.dataset and self.datasets), "dataset and datasets are both given; keep one of them"),
+            (
+                self.best_mode is None or self.best_metric is not None,
+                f"best_mode={self.best_mode} has no effect without best_metric; name one, such as eval/loss, or leave "
+                "best_mode out",
+            ),
         )
 
     @property
@@ -120,7 +125,17 @@ class TrainConfig:
         """Rows that go through the model at once."""
         return self.batch_size // self.micro_batches
 
-    def _divides(self) -> tuple[bool, str]:
+    @property
+    def eval_rows(self) -> int:
+        """Rows of an evaluation batch."""
+        return self.micro_rows if self.eval_batch_size is None else self.eval_batch_size
+
+    @property
+    def best_is(self) -> Extreme:
+        """Whether the smallest or the largest value of `best_metric` is the best."""
+        return "min" if self.best_mode is None else self.best_mode
+
+    def _divides(self) -> Condition:
         """Whether the rows of a step can be cut into its parts, and the message if not."""
         parts, rows = max(1, self.micro_batches), self.batch_size
         return rows % parts == 0, f"micro_batches={parts} does not divide batch_size={rows}"
@@ -144,7 +159,7 @@ class RewardConfig(TrainConfig):
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
-        _check((self.center_coef >= 0, f"center_coef={self.center_coef} must not be negative"))
+        check(self, *not_negative(self, "center_coef"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +177,7 @@ class DPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
-        _check((self.beta > 0, f"beta={self.beta} must be positive"))
+        check(self, *positive(self, "beta"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +194,8 @@ class PPOOptions:
         missing_eos_penalty: subtracted from the score of an answer that was cut off, not negative.
         epochs: passes over a rollout, positive.
         mini_batches: updates in a pass; divides the answers of a step.
-        critic_learning_rate: the critic's highest rate; None means `optim.learning_rate`. It follows the same schedule.
+        critic_learning_rate: the critic's highest rate, positive; None means `optim.learning_rate`. It follows the same
+            schedule.
     """
 
     kl_coef: float = 0.05
@@ -195,15 +211,12 @@ class PPOOptions:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _check(
-            (self.kl_coef >= 0, f"kl_coef={self.kl_coef} must not be negative"),
-            (self.clip_eps > 0, f"clip_eps={self.clip_eps} must be positive"),
-            (self.value_clip_eps > 0, f"value_clip_eps={self.value_clip_eps} must be positive"),
+        check(
+            self,
+            *positive(self, "clip_eps", "value_clip_eps", "epochs", "mini_batches", "critic_learning_rate"),
+            *not_negative(self, "kl_coef", "missing_eos_penalty"),
             (0 <= self.gamma <= 1, f"gamma={self.gamma} must lie in [0, 1]"),
             (0 <= self.lam <= 1, f"lam={self.lam} must lie in [0, 1]"),
-            (self.missing_eos_penalty >= 0, f"missing_eos_penalty={self.missing_eos_penalty} must not be negative"),
-            (self.epochs > 0, f"epochs={self.epochs} must be positive"),
-            (self.mini_batches > 0, f"mini_batches={self.mini_batches} must be positive"),
         )
 
 
@@ -223,16 +236,14 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _check(
-            (self.max_new_tokens > 0, f"max_new_tokens={self.max_new_tokens} must be positive"),
-            (self.temperature > 0, f"temperature={self.temperature} must be positive"),
-            (self.answers > 0, f"answers={self.answers} must be positive"),
-        )
+        check(self, *positive(self, "max_new_tokens", "temperature", "answers"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PPOConfig(TrainConfig):
-    """PPO with a KL penalty to a frozen reference. `batch_size` counts prompts.
+    """PPO with a KL penalty to a frozen reference.
+
+    `batch_size` and `eval_batch_size` count prompts; the latter is the former unless it is given.
 
     Attributes:
         reference: the reference policy; None means `model`.
@@ -255,22 +266,31 @@ class PPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         """Checks ranges and combinations."""
         super().__post_init__()
-        _check((self.samples_every >= 0, f"samples_every={self.samples_every} must not be negative"))
+        check(self, *not_negative(self, "samples_every"), self._judges_whole_parts())
+
+    @property
+    def eval_rows(self) -> int:
+        """Prompts of an evaluation batch, whose answers are judged in parts as in training."""
+        return self.batch_size if self.eval_batch_size is None else self.eval_batch_size
 
     @property
     def micro_rows(self) -> int:
         """Answers that go through a model at once."""
         return self.batch_size * self.rollout.answers // (self.ppo.mini_batches * self.micro_batches)
 
-    def _divides(self) -> tuple[bool, str]:
+    def _divides(self) -> Condition:
         parts, rows = self.ppo.mini_batches * max(1, self.micro_batches), self.batch_size * self.rollout.answers
         return rows % parts == 0, (
             f"ppo.mini_batches={self.ppo.mini_batches} x micro_batches={self.micro_batches} does not divide the "
             f"{rows} answers of a step (batch_size={self.batch_size} x rollout.answers={self.rollout.answers})"
         )
 
-
-def _check(*conditions: tuple[bool, str]) -> None:
-    problems = [message for holds, message in conditions if not holds]
-    if problems:
-        raise ValueError("; ".join(problems))
+    def _judges_whole_parts(self) -> Condition:
+        """Whether the answers of an evaluation fill the parts of training, or less than one, and the message if not."""
+        prompts, answers, part = self.eval_rows, self.rollout.answers, self.micro_rows
+        whole = part // math.gcd(part, answers)  # the fewest prompts whose answers fill parts
+        return prompts * answers <= part or prompts % whole == 0, (
+            f"eval_batch_size={prompts} x rollout.answers={answers} makes {prompts * answers} answers, which are "
+            f"judged {part} at a time, as in training (batch_size x rollout.answers over ppo.mini_batches x "
+            f"micro_batches); use eval_batch_size={max(whole, prompts // whole * whole)}"
+        )

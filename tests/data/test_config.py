@@ -12,12 +12,12 @@ from jaxrlhf.data.shapes import SHAPES
     ("fields", "message"),
     [
         ({"max_length": 1}, "max_length=1 must be at least 2"),
-        ({"buckets": 0}, "buckets=0 must be at least 1"),
-        ({"max_prompt_length": 0}, "max_prompt_length=0"),
-        ({"max_prompt_length": 8, "max_length": 8}, "must be below data.max_length=8"),
-        ({"truncation": "left"}, "keep_start, keep_end, drop"),
-        ({"bad_rows": "ignore"}, "error, skip"),
-        ({"format": "alpacca"}, "alpaca"),
+        ({"buckets": 0}, "buckets=0 must be positive"),
+        ({"max_prompt_length": 0}, "max_prompt_length=0 must be positive"),
+        ({"max_prompt_length": 8, "max_length": 8}, "must be below max_length=8"),
+        ({"truncation": "left"}, "expected one of 'keep_start', 'keep_end', 'drop'"),
+        ({"bad_rows": "ignore"}, "expected one of 'error', 'skip'"),
+        ({"format": "alpacca"}, "did you mean 'alpaca'"),
         ({"columns": {"prompt": "q", "completion": "q"}}, "one column twice"),
     ],
 )
@@ -32,6 +32,8 @@ def test_data_config_refuses_values_out_of_range(fields, message):
         ({"path": ""}, "path is empty"),
         ({"path": "a.jsonl", "weight": 0.0}, "weight=0.0 of a.jsonl"),
         ({"path": "a.jsonl", "weight": float("inf")}, "finite"),
+        ({"path": "a.jsonl", "format": "shargpt"}, "did you mean 'sharegpt'"),
+        ({"path": "a.jsonl", "columns": {"prompt": "q", "completion": "q"}}, "one column twice"),
     ],
 )
 def test_dataset_config_refuses_values_out_of_range(fields, message):

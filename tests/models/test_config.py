@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from jaxrlhf.models.config import ComputeConfig, Llama3Scaling
+from jaxrlhf.models.config import ComputeConfig, LinearScaling, Llama3Scaling
 from tests.models.tiny import TINY
 
 
@@ -33,12 +33,23 @@ def test_scaling_needs_room_between_its_factors():
         Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=1.0, original_max_positions=64)
 
 
+def test_scaling_only_stretches():
+    with pytest.raises(ValueError, match="factor=0.5 must be at least 1"):
+        LinearScaling(factor=0.5)
+    with pytest.raises(ValueError, match="original_max_positions=0 must be positive; factor=0.0 must be at least 1"):
+        Llama3Scaling(factor=0.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=0)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("dtype", "float16", r"dtype='float16' is unknown; choose among \('float32', 'bfloat16'\)"),
-        ("remat", "some", r"remat='some' is unknown; choose among \('none', 'dots', 'full'\)"),
-        ("scan_unroll", 0, "scan_unroll=0 must be at least 1"),
+        (
+            "dtype",
+            "float16",
+            "dtype='float16' is unknown; expected one of 'float32', 'bfloat16'; did you mean 'bfloat16'",
+        ),
+        ("remat", "some", "remat='some' is unknown; expected one of 'none', 'dots', 'full'"),
+        ("scan_unroll", 0, "scan_unroll=0 must be positive"),
     ],
 )
 def test_compute_options_are_checked(field, value, message):

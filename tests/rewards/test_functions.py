@@ -79,6 +79,16 @@ def test_what_a_reward_raises_is_not_hidden():
         call(broken)
 
 
+@pytest.mark.parametrize("name", ["prompts", "completions"])
+def test_a_column_called_like_an_argument_is_an_error_that_says_to_rename_it(name: str):
+    with pytest.raises(ValueError, match=f"a column '{name}', .* reward length .*data.columns={{NEW_NAME: {name}}}"):
+        call_rewards({"length": length}, PROMPTS, ANSWERS, {name: [1, 2, 3]})
+
+
+def test_without_rewards_any_column_is_fine():
+    assert call_rewards({}, PROMPTS, ANSWERS, {"prompts": [1, 2, 3]}) == {}
+
+
 def test_a_reward_cannot_change_what_the_next_one_sees():
     def greedy(prompts, completions):
         completions.clear()
