@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrlhf.commands.answers import Answered, encode_prompts, sample_answers, score_answers
 from jaxrlhf.commands.config import EvaluateConfig
-from jaxrlhf.data.batches import BatchKind
+from jaxrlhf.commands.sampled import Answered, encode_prompts, log_report, sample_answers, score_answers
+from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.index import Index, build_index
 from jaxrlhf.data.loader import Loader
@@ -29,7 +29,7 @@ from jaxrlhf.sharding.place import place_batch, process_rows, to_host
 from jaxrlhf.steps.reward import answer_scores
 from jaxrlhf.steps.sft import sft_loss, sft_totals
 from jaxrlhf.steps.update import make_evaluate
-from jaxrlhf.trainers.start import Start, check_same_tokens, load_start
+from jaxrlhf.trainers.start import Start, check_positions, check_same_tokens, load_start
 
 Result = dict[str, Any]
 
@@ -82,8 +82,9 @@ def _accuracy(config: EvaluateConfig, mesh: Mesh) -> Result:
 
 def _win_rate(config: EvaluateConfig, mesh: Mesh) -> Result:
     assert config.against is not None
-    policy, other = load_start(config.model, mesh), load_start(config.against, mesh)
-    scorer = None if config.reward_model is None else load_start(config.reward_model, mesh, scalar=True)
+    policy, other = load_start(config.model, mesh), load_start(config.against, mesh, what="against")
+    named = config.reward_model
+    scorer = None if named is None else load_start(named, mesh, what="reward_model", scalar=True)
     functions = name_rewards([load_reward(name) for name in config.rewards])
     scores = [_rewarded(config, mesh, start, scorer, functions) for start in (policy, other)]
     return {
@@ -98,18 +99,10 @@ def _rewarded(
     config: EvaluateConfig, mesh: Mesh, policy: Start, scorer: Start | None, functions: Mapping[str, RewardFn]
 ) -> np.ndarray:
     """Scores [N] of one answer to each prompt."""
-    source, sampling = DatasetConfig(path=config.dataset), config.sampling
+    source = DatasetConfig(path=config.dataset)
     prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
-    answered = sample_answers(
-        policy,
-        prompts,
-        compute=config.compute,
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-    )
+    log_report(prompts.loader.index)
+    answered = sample_answers(policy, prompts, config.sampling, compute=config.compute)
     total = _function_scores(answered, functions)
     if scorer is not None:
         check_same_tokens(policy, scorer, "the reward model")
@@ -129,9 +122,12 @@ def _function_scores(answered: Answered, functions: Mapping[str, RewardFn]) -> n
 
 
 def _loader(config: EvaluateConfig, mesh: Mesh, start: Start, kind: BatchKind) -> Loader:
-    kinds: Any = {"tokens": "sft", "scored_pairs": "preference", "scored_ranked": "ranked"}
-    index = build_index(kinds[kind], [DatasetConfig(path=config.dataset)], start.tokenizer, config.data)
-    return Loader(index, kind, config.batch_size, 0, rows=process_rows(mesh, config.batch_size))
+    source = DatasetConfig(path=config.dataset)
+    index = build_index(LAYOUTS[kind].index_kinds[0], [source], start.tokenizer, config.data)
+    log_report(index)
+    check_positions(start, index.report.longest, "lower data.max_length")
+    rows = process_rows(mesh, config.batch_size)
+    return Loader(index, kind, config.batch_size, 0, rows=rows, buckets=config.data.buckets)
 
 
 def _by_example(index: Index, values: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:

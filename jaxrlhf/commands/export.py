@@ -15,6 +15,8 @@ from jaxrlhf.checkpoint.export import export_hf
 from jaxrlhf.checkpoint.manifest import read_manifest
 from jaxrlhf.checkpoint.state import Checkpoints
 from jaxrlhf.commands.config import ExportConfig
+from jaxrlhf.data.chat import with_template
+from jaxrlhf.data.config import DataConfig
 from jaxrlhf.models.folder import find_folder, read_config
 from jaxrlhf.trainers.start import resolve, stop_ids
 from jaxrlhf.types import Params
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def run(config: ExportConfig) -> None:
-    """Writes the parameters of a checkpoint, with the tokenizer of the model that the run started from."""
+    """Writes the parameters of a checkpoint, and the tokenizer with the chat template that the run trained with."""
     from transformers import AutoTokenizer
 
     folder = Path(config.run)
@@ -33,10 +35,11 @@ def run(config: ExportConfig) -> None:
     step = checkpoints.latest() if config.step is None else config.step
     if step is None or step not in checkpoints.steps():
         raise ValueError(f"{folder} has no checkpoint {'' if step is None else step}; it has {checkpoints.steps()}")
-    base = find_folder(resolve(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]))
+    settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    base = find_folder(resolve(settings["model"]))
     params = _read_params(checkpoints, folder / "checkpoints" / str(step), step)
     model = dataclasses.replace(read_config(base), scalar_head="score" in params)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = with_template(AutoTokenizer.from_pretrained(base), DataConfig(**settings["data"]))
     stops = None if model.scalar_head else stop_ids(tokenizer, base)
     export_hf(config.out, params, model, tokenizer=tokenizer, eos_token_ids=stops, dtype=config.dtype)
     log.info("wrote step %d of %s to %s", step, folder, config.out)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxrlhf.data.index import Index
+from jaxrlhf.data.shapes import Kind
 from jaxrlhf.types import PairBatch, PromptBatch, RankedBatch, TokenBatch
 
 BatchKind = Literal["tokens", "pairs", "scored_pairs", "scored_ranked", "prompts"]
@@ -40,13 +41,13 @@ class Layout(NamedTuple):
     """What a kind of batch is made of.
 
     Attributes:
-        index_kinds: the kinds of index that it can be made from.
+        index_kinds: the kinds of index that it can be made from, the usual one first.
         shift: ids that a sequence loses when it is shifted.
         scores: whether one position a sequence counts, rather than all that are imitated.
         build: `build(index, units, width)`; unit -1 is an empty row.
     """
 
-    index_kinds: tuple[str, ...]
+    index_kinds: tuple[Kind, ...]
     shift: int
     scores: bool
     build: Callable[[Index, np.ndarray, Width], Any]

@@ -8,6 +8,7 @@ pieces and never from the ids, so padding may share its id with the end-of-seque
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Sequence
@@ -119,6 +120,26 @@ def make_encoder(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Enco
     )
 
 
+def with_template(tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer to export beside a model: it carries the chat template that the model was trained with.
+
+    Args:
+        tokenizer: a transformers tokenizer; it is not changed.
+        config: as for `make_encoder`.
+
+    Returns:
+        A copy with the template of `config.chat_template`, or the tokenizer itself if that is None.
+
+    Raises:
+        ValueError: as `make_encoder`.
+    """
+    if config.chat_template is None:
+        return tokenizer
+    chosen = copy.deepcopy(tokenizer)
+    chosen.chat_template = make_encoder(tokenizer, config).template
+    return chosen
+
+
 def check_template(encoder: Encoder, where: str) -> None:
     """Raises ValueError if there is no template for the conversation at `where`."""
     if encoder.template is None:
@@ -128,25 +149,28 @@ def check_template(encoder: Encoder, where: str) -> None:
         )
 
 
-def split_answer(encoder: Encoder, prompt: Text, completion: Text) -> list[Piece]:
+def split_answer(encoder: Encoder, prompt: Text, completion: Text, *, terminated: bool = True) -> list[Piece]:
     """Splits a prompt and its answer into pieces to encode.
 
     Args:
         encoder: the encoder.
         prompt: text or messages; "" or [] if all is to be imitated.
         completion: what is imitated; of messages, the assistant's.
+        terminated: whether the completion ended by itself; where it was cut off, neither an end-of-sequence token nor
+            the template's end of the turn follows.
 
     Returns:
         The pieces, in order.
 
     Raises:
-        RowError: if the chat template refuses the messages, or changes earlier turns when later ones follow.
+        RowError: if the chat template refuses the messages, changes earlier turns when later ones follow, or hides
+            where the content of a cut-off turn ends.
     """
     if isinstance(prompt, str) and isinstance(completion, str):
         pieces = [Piece(prompt, False, False, bos=True)] if prompt else []
-        pieces.append(Piece(completion, True, bool(prompt), bos=not prompt, eos=True))
+        pieces.append(Piece(completion, True, bool(prompt), bos=not prompt, eos=terminated))
     elif isinstance(prompt, list) and isinstance(completion, list):
-        pieces = _conversation(encoder, prompt + completion, first=len(prompt))
+        pieces = _conversation(encoder, prompt + completion, first=len(prompt), terminated=terminated)
     else:
         raise TypeError("prompt and completion must both be text or both messages")
     return [piece._replace(trained=True) for piece in pieces] if encoder.train_prompts else pieces
@@ -199,6 +223,24 @@ def encode(encoder: Encoder, sequences: Sequence[Sequence[Piece]]) -> list[Encod
     return [_join(encoder, [(piece, next(remaining)) for piece in sequence]) for sequence in sequences]
 
 
+def answer_texts(tokenizer: PreTrainedTokenizerBase, answers: Sequence[np.ndarray]) -> list[str]:
+    """Decodes answers so that each continues its prompt, as `split_answer` reads it.
+
+    Decoded alone, an answer would lose the space that it begins with to tokenizers that put one before each text.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        answers: the ids of each answer, [n] int32.
+
+    Returns:
+        The texts, without special tokens.
+    """
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = str(tokenizer.decode(anchor, skip_special_tokens=True))  # "" if the tokenizer does not know the letter
+    texts = tokenizer.batch_decode([[*anchor, *answer] for answer in answers], skip_special_tokens=True)
+    return [text.removeprefix(start) for text in texts]
+
+
 def _join(encoder: Encoder, pieces: list[tuple[Piece, list[int]]]) -> Encoded:
     ids: list[int] = []
     mask: list[bool] = []
@@ -216,10 +258,10 @@ def _join(encoder: Encoder, pieces: list[tuple[Piece, list[int]]]) -> Encoded:
     return Encoded(np.array(ids, np.int32), np.array(mask, bool), len(ids) if prompt is None else prompt)
 
 
-def _conversation(encoder: Encoder, messages: list[Message], first: int) -> list[Piece]:
+def _conversation(encoder: Encoder, messages: list[Message], *, first: int, terminated: bool) -> list[Piece]:
     """Splits a conversation at the assistant turns from message `first` on; these are trained.
 
-    A turn is what rendering one more message adds, so it ends as the template ends it.
+    A turn is what rendering one more message adds, so it ends as the template ends it, unless the last was cut off.
     """
     hidden = _hide(encoder, messages)
     pieces: list[Piece] = []
@@ -231,12 +273,17 @@ def _conversation(encoder: Encoder, messages: list[Message], first: int) -> list
         through = _render(encoder, hidden[: i + 1], answer_next=False)
         _check_prefix(done, header, i)
         _check_prefix(header, through, i)
-        answer, ended = _cut_turn(encoder, through.removeprefix(header))
-        if not answer.strip():
+        turn = through.removeprefix(header)
+        if not turn.strip():
             raise RowError("MASK_NONE", f"the chat template leaves nothing of message {i}, {shown(messages[i])}")
         is_last = i == len(messages) - 1
+        if is_last and not terminated:
+            answer, eos = _cut_content(turn, hidden[i]["content"]), False
+        else:
+            answer, ended = _cut_turn(encoder, turn)
+            eos = is_last and not ended
         pieces.append(Piece(header.removeprefix(done), False, bool(done), special=True))
-        pieces.append(Piece(answer, True, True, special=True, eos=is_last and not ended))
+        pieces.append(Piece(answer, True, True, special=True, eos=eos))
         done = header + answer
     return [part for piece in pieces for part in _unhide(encoder, piece)]
 
@@ -246,6 +293,18 @@ def _cut_turn(encoder: Encoder, turn: str) -> tuple[str, bool]:
     stripped = turn.rstrip()
     ended = stripped.endswith(encoder.special_tokens)
     return (stripped if ended else turn), ended
+
+
+def _cut_content(turn: str, content: str) -> str:
+    """Cuts a rendered turn after its content; templates may trim that, or put white space before it."""
+    before, found, _ = turn.partition(content.strip())
+    if not found or before.strip():
+        raise RowError(
+            "TEMPLATE_CONTENT",
+            f"the answer was cut off ('terminated' is false), and the chat template does not begin its turn with it: "
+            f"{shown(turn)}; remove the row, or set data.chat_template to one that does",
+        )
+    return before + found
 
 
 def _render(encoder: Encoder, messages: list[Message], *, answer_next: bool) -> str:

@@ -143,6 +143,13 @@ def _check_options(kind: Kind, config: DataConfig) -> None:
         raise ValueError(f"data.completion_only=false works for SFT only, not for {kind!r}; remove it")
     if kind != "prompt" and config.max_prompt_length is not None:
         raise ValueError(f"data.max_prompt_length works for prompts only, not for {kind!r}; use data.max_length")
+    if kind == "prompt" and config.truncation != DataConfig().truncation:
+        raise ValueError(
+            f"data.truncation={config.truncation} has no effect on prompts, which are dropped where they are too long; "
+            "remove it"
+        )
+    if kind == "prompt" and not config.add_eos:
+        raise ValueError("data.add_eos=false has no effect on prompts, which do not end; remove it")
 
 
 def _drafts(
@@ -167,13 +174,20 @@ def _drafts(
 def _split(encoder: chat.Encoder, row: AnyRow) -> list[list[chat.Piece]]:
     if isinstance(row, PromptRow):
         return [chat.split_prompt(encoder, row.prompt)]
-    return [chat.split_answer(encoder, row.prompt, answer) for answer in _answers(row)]
+    answers = zip(_answers(row), _terminated(row), strict=True)
+    return [chat.split_answer(encoder, row.prompt, answer, terminated=ended) for answer, ended in answers]
 
 
 def _answers(row: SftRow | PreferenceRow | RankedRow) -> list[Text]:
     if isinstance(row, SftRow):
         return [row.completion]
     return [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else row.completions
+
+
+def _terminated(row: SftRow | PreferenceRow | RankedRow) -> list[bool]:
+    if isinstance(row, SftRow):
+        return [row.terminated]
+    return [True, True] if isinstance(row, PreferenceRow) else row.terminated
 
 
 def _texts(row: AnyRow) -> list[Text]:

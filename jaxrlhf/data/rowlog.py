@@ -83,6 +83,7 @@ class RowLog:
         if not self.rejected:
             return
         if self._records and self.rejects is not None:
+            self.rejects.parent.mkdir(parents=True, exist_ok=True)
             self.rejects.write_text("".join(self._records), encoding="utf-8")
         if self.bad_rows == "error" or self.rejected > MAX_SKIPPED * self.read:
             raise ValueError(self._summary())

@@ -34,12 +34,14 @@ class SftRow:
         where: place in the data, `file:line`.
         prompt: what is read; "" or [] where all of it is imitated.
         completion: what is imitated; of messages, the assistant's.
+        terminated: whether the completion ended by itself; False: a length limit cut it off.
         extras: the other columns.
     """
 
     where: str
     prompt: Text
     completion: Text
+    terminated: bool
     extras: Row
 
 
@@ -73,6 +75,7 @@ class RankedRow:
         prompt: the prompt.
         completions: the K answers.
         ranks: rank of each answer, 1 is best; equal ranks are ties.
+        terminated: for each answer, whether it ended by itself; False: a length limit cut it off.
         extras: the other columns.
     """
 
@@ -80,6 +83,7 @@ class RankedRow:
     prompt: Text
     completions: list[Text]
     ranks: list[int]
+    terminated: list[bool]
     extras: Row
 
 
@@ -125,14 +129,14 @@ def is_messages(row: AnyRow) -> bool:
 
 def _sft(where: str, row: Row) -> SftRow:
     if "text" in row:
-        return SftRow(where, "", _plain(row["text"], "text"), _extras(row, "text"))
+        return SftRow(where, "", _plain(row["text"], "text"), True, _extras(row, "text"))
     if "messages" in row:
         messages = _messages(row["messages"], "messages")
         _check_order(messages, "messages", ends="assistant")
-        return SftRow(where, [], messages, _extras(row, "messages"))
+        return SftRow(where, [], messages, True, _extras(row, "messages"))
     prompt, completion = _prompt(row), _answer(row, "completion")
     _check_dialogue(prompt, completion, "completion")
-    return SftRow(where, prompt, completion, _extras(row, "prompt", "completion"))
+    return SftRow(where, prompt, completion, _terminated(row), _extras(row, "prompt", "completion", "terminated"))
 
 
 def _preference(where: str, row: Row) -> PreferenceRow:
@@ -155,7 +159,9 @@ def _ranked(where: str, row: Row) -> RankedRow:
     for i, answer in enumerate(answers):
         _check_dialogue(prompt, answer, f"completions[{i}]")
     ranks = _ranks(_required(row, "ranks"), len(answers))
-    return RankedRow(where, prompt, answers, ranks, _extras(row, "prompt", "completions", "ranks"))
+    terminated = _each_terminated(row, len(answers))
+    extras = _extras(row, "prompt", "completions", "ranks", "terminated")
+    return RankedRow(where, prompt, answers, ranks, terminated, extras)
 
 
 def _prompt_row(where: str, row: Row) -> PromptRow:
@@ -164,7 +170,8 @@ def _prompt_row(where: str, row: Row) -> PromptRow:
     prompt = _prompt(row)
     if isinstance(prompt, list):
         _check_order(prompt, "prompt", ends="user")
-    return PromptRow(where, prompt, _extras(row, "prompt"))
+    # Under `messages` the index hands on the prompt; a transcript beside it would pass for that.
+    return PromptRow(where, prompt, _extras(row, "prompt", "messages"))
 
 
 def _drop_answer(row: Row) -> Row:
@@ -292,6 +299,27 @@ def _ranks(ranks: Any, count: int) -> list[int]:
     if len(set(ranks)) == 1:
         raise RowError("RANK_BAD", f"field 'ranks' is {shown(ranks)}: all are tied; remove the row")
     return ranks
+
+
+def _terminated(row: Row) -> bool:
+    terminated = row.get("terminated")
+    if terminated is not None and not isinstance(terminated, bool):
+        message = f"field 'terminated' is {shown(terminated)}; expected true or false, or no such column"
+        raise RowError("FIELD_TYPE", message)
+    return terminated is not False
+
+
+def _each_terminated(row: Row, count: int) -> list[bool]:
+    terminated = row.get("terminated")
+    if terminated is None:
+        return [True] * count
+    if not isinstance(terminated, list) or not all(isinstance(ended, bool) for ended in terminated):
+        message = f"field 'terminated' is {shown(terminated)}; expected a list of true and false, or no such column"
+        raise RowError("FIELD_TYPE", message)
+    if len(terminated) != count:
+        message = f"field 'terminated' is {shown(terminated)}, {len(terminated)} values of {count} completions"
+        raise RowError("FIELD_TYPE", message)
+    return terminated
 
 
 def _extras(row: Row, *used: str) -> Row:

@@ -1,11 +1,12 @@
 """Layouts of public data sets, and how each becomes the standard columns.
 
 The standard columns are TRL's: `text`; `messages`; `prompt`, `completion`; `prompt`, `chosen`, `rejected` (the prompt
-may be left out and is then what both begin with); `prompt`, `completions`, `ranks`; `prompt`. Layouts that tell a
-request from an answer (alpaca, sharegpt, hh ...) become messages, so that the chat template says how the two are told
-apart; strings under `prompt` and `completion` are joined as they are. Hence questions and answers become plain text
-with `columns: {prompt: question, completion: answer}`, and conversations with `columns: {instruction: question, output:
-answer}`. Columns that a layout does not use stay.
+may be left out and is then what both begin with); `prompt`, `completions`, `ranks`; `prompt`. Beside `completion` may
+stand `terminated`, true or false, and beside `completions` a list of them: no end is taught where a length limit cut an
+answer off (false). Layouts that tell a request from an answer (alpaca, sharegpt, hh ...) become messages, so that the
+chat template says how the two are told apart; strings under `prompt` and `completion` are joined as they are. Hence
+questions and answers become plain text with `columns: {prompt: question, completion: answer}`, and conversations with
+`columns: {instruction: question, output: answer}`. Columns that a layout does not use stay.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ class Shape(NamedTuple):
         columns: the columns that it needs, for messages.
         fits: whether a row looks like it.
         convert: row -> rows with standard columns, or why there are none. Raises RowError.
+        hides: standard columns of another layout, which would be read in place of this one's where a row has both.
     """
 
     kinds: tuple[Kind, ...]
     columns: str
     fits: Callable[[Row], bool]
     convert: Callable[[Row], list[Row] | Unused]
+    hides: tuple[str, ...] = ()
 
 
 def rename(row: Row, columns: Mapping[str, str]) -> Row:
@@ -307,16 +310,20 @@ def _is_preference(row: Row) -> bool:
     return "chosen" in row and "rejected" in row and "conversations" not in row and not _is_hh(row)
 
 
+_PLAIN = ("text", "prompt", "completion")
+
 SHAPES: dict[Format, Shape] = {
     "text": Shape(("sft",), "text", _has("text"), _same),
-    "messages": Shape(("sft", "prompt"), "messages", _has("messages"), _same),
-    "prompt_completion": Shape(("sft",), "prompt, completion", _has("prompt", "completion"), _same),
+    "messages": Shape(("sft", "prompt"), "messages", _has("messages"), _same, hides=_PLAIN),
+    "prompt_completion": Shape(
+        ("sft",), "prompt, completion", _has("prompt", "completion"), _same, hides=("text", "messages")
+    ),
     "preference": Shape(("preference",), "chosen, rejected and perhaps prompt", _is_preference, _preference),
     "ranked": Shape(("ranked",), "prompt, completions, ranks", _has("completions", "ranks"), _same),
     "prompt": Shape(("prompt",), "prompt", _has("prompt"), _same),
-    "alpaca": Shape(("sft", "prompt"), "instruction, input, output", _is_alpaca, _alpaca),
+    "alpaca": Shape(("sft", "prompt"), "instruction, input, output", _is_alpaca, _alpaca, hides=_PLAIN),
     "sharegpt": Shape(
-        ("sft", "preference", "prompt"), "conversations of from, value", _has("conversations"), _sharegpt
+        ("sft", "preference", "prompt"), "conversations of from, value", _has("conversations"), _sharegpt, hides=_PLAIN
     ),
     "hh": Shape(("preference", "prompt"), "chosen, rejected as '\\n\\nHuman: ' transcripts", _is_hh, _hh),
     "kwise_responses": Shape(("ranked",), "prompt, responses of text, rank", _has_ranked_responses, _kwise_responses),
@@ -324,7 +331,11 @@ SHAPES: dict[Format, Shape] = {
         ("preference",), "prompt, response1, response2, label", _has("response1", "response2", "label"), _labelled_pairs
     ),
     "self_instruct": Shape(
-        ("sft", "prompt"), "instruction, instances of input, output", _has("instruction", "instances"), _self_instruct
+        ("sft", "prompt"),
+        "instruction, instances of input, output",
+        _has("instruction", "instances"),
+        _self_instruct,
+        hides=_PLAIN,
     ),
     "turns": Shape(("prompt",), "turns", _has("turns"), _first_turn),
 }

@@ -92,7 +92,7 @@ def _convert(kind: Kind, where: str, row: Row, layout: Format, conversion: Conve
     shape = SHAPES[layout]
     if kind not in shape.kinds:
         raise ValueError(f"{where}: format={layout} feeds {' and '.join(shape.kinds)}, but {kind!r} is needed")
-    converted = shape.convert(row)
+    converted = shape.convert({name: value for name, value in row.items() if name not in shape.hides})
     if isinstance(converted, str):
         conversion.unused[converted] += 1
         return []

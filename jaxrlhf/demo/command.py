@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxrlhf.commands.answers import Answered, answer_logprobs, score_answers
+from jaxrlhf.commands.sampled import Answered, answer_logprobs, score_answers
 from jaxrlhf.demo import road
 from jaxrlhf.demo.config import DemoConfig
 from jaxrlhf.demo.gold import gold_score, pair_accuracy

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrlhf.commands.answers import Answered, Prompts, encode_prompts, sample_answers
+from jaxrlhf.commands.config import SamplingConfig
+from jaxrlhf.commands.sampled import Answered, Prompts, encode_prompts, sample_answers
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.demo.config import DemoConfig
 from jaxrlhf.demo.gold import gold_score, rank_with_noise
@@ -192,14 +193,8 @@ def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
 
 def sample(policy: Start, prompts: list[str], *, answers: int, seed: int) -> Answered:
     """Samples a number of answers to each prompt."""
-    return sample_answers(
-        policy,
-        encode(policy, prompts),
-        compute=compute(policy),
-        max_new_tokens=MAX_NEW_TOKENS,
-        answers=answers,
-        seed=seed,
-    )
+    sampling = SamplingConfig(max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    return sample_answers(policy, encode(policy, prompts), sampling, compute=compute(policy), answers=answers)
 
 
 def encode(policy: Start, prompts: list[str]) -> Prompts:

@@ -6,6 +6,7 @@ import pytest
 from jaxrlhf.commands import evaluate
 from jaxrlhf.commands.config import EvaluateConfig, SamplingConfig
 from jaxrlhf.data.config import DataConfig
+from tests.commands.chains import chain_folder
 from tests.trainers.small import demonstrations, metrics, pairs, prompts, rankings
 
 DATA = DataConfig(max_length=48)
@@ -66,6 +67,52 @@ def test_win_rate_against_itself_is_one_half(policy, scorer, write):
     result = evaluate.run(config)
     assert result["win_rate"].value == 0.5
     assert result["score"] == result["score_of_other"] != 0.0
+
+
+REWARDS = """
+def long(prompts, completions, **columns):
+    return [len(text.split()) for text in completions]
+
+def mentions(prompts, completions, wanted):
+    return [float(word in text) for word, text in zip(wanted, completions)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("reward", "value", "low", "high"),
+    [("long", 1.0, 0.70085, 1.0), ("mentions", 4 / 9, 0.18878, 0.73335)],
+)
+def test_win_rate_of_a_known_winner(write, tmp_path, reward, value, low, high):
+    """One policy says "room room", the other "staff"; four of nine prompts want the room, the others the staff."""
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    config = EvaluateConfig(
+        measure="win_rate",
+        model=chain_folder(tmp_path / "ours", {":": "room", "room": "room"}),
+        against=chain_folder(tmp_path / "other", {":": "staff"}),
+        rewards=(f"{tmp_path / 'rewards.py'}:{reward}",),
+        dataset=write("rows.jsonl", prompts(9)),
+        batch_size=8,
+        sampling=SamplingConfig(max_new_tokens=2, temperature=0.0),
+    )
+    result = evaluate.run(config)
+    rate = result["win_rate"]
+    assert (rate.value, rate.low, rate.high, rate.count) == pytest.approx((value, low, high, 9), abs=1e-5)
+    scores = (result["score"], result["score_of_other"])
+    assert scores == pytest.approx({"long": (2.0, 1.0), "mentions": (4 / 9, 5 / 9)}[reward])
+
+
+@pytest.mark.parametrize(("measure", "folder"), [("perplexity", "policy"), ("accuracy", "scorer")])
+def test_sequences_beyond_the_last_position_are_refused(request, write, measure, folder):
+    text = "room " * 64
+    rows = [{"prompt": "the", "completion": text}, {"prompt": "the", "completions": [text, "hall"], "ranks": [1, 2]}]
+    config = EvaluateConfig(
+        measure=measure,
+        model=str(request.getfixturevalue(folder)),
+        dataset=write("rows.jsonl", rows[:1] if measure == "perplexity" else rows[1:]),
+        batch_size=8,
+    )
+    with pytest.raises(ValueError, match="has 67 tokens, and the model 64 positions; lower data.max_length"):
+        evaluate.run(config)
 
 
 def test_what_has_no_effect_is_refused():

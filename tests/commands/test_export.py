@@ -1,18 +1,26 @@
 import jax
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from jaxrlhf.commands import export
 from jaxrlhf.commands.config import ExportConfig
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.templates import BUILT_IN
 from jaxrlhf.models.load import load_policy, load_scalar
 from jaxrlhf.trainers import dpo, reward
 from tests.trainers.small import config, pairs
 
 
 def test_newest_checkpoint_is_the_export_of_the_run(policy, tmp_path):
-    run = dpo.run(config("dpo", tmp_path / "dpo", model=str(policy)), dataset=pairs(), eval_dataset=pairs(5))
+    data = DataConfig(max_length=48, chat_template="hh")
+    settings = config("dpo", tmp_path / "dpo", model=str(policy), data=data)
+    run = dpo.run(settings, dataset=pairs(), eval_dataset=pairs(5))
     export.run(ExportConfig(run=str(run.folder), out=str(tmp_path / "out")))
     jax.tree.map(np.testing.assert_array_equal, load_policy(tmp_path / "out").params, run.model.params)
+
+    templates = [AutoTokenizer.from_pretrained(f).chat_template for f in (tmp_path / "out", run.folder / "export")]
+    assert templates == ["{{ bos_token }}" + BUILT_IN["hh"]] * 2
 
     export.run(ExportConfig(run=str(run.folder), out=str(tmp_path / "early"), step=2))
     early = load_policy(tmp_path / "early").params

@@ -4,11 +4,48 @@ import pytest
 
 from jaxrlhf.commands import generate
 from jaxrlhf.commands.config import GenerateConfig, SamplingConfig
+from jaxrlhf.commands.sampled import sample_batches
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.index import build_index
+from jaxrlhf.demo.tokenizer import build_tokenizer
+from tests.commands.chains import chain_folder
 from tests.trainers.small import prompts
+
+# After a room the answer ends; after rain it goes on until it is cut off.
+SUCCESSORS = {"room": "was", "was": "fine", "rained": "outside", "outside": "outside", ":": "room"}
+ENDED, CUT = "was fine", "outside outside outside outside"
+GREEDY = SamplingConfig(max_new_tokens=4, temperature=0.0)
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant :{% endif %}"
+)
 
 
 def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def answer(write, tmp_path):
+    """Answers rows greedily with the policy of known answers, and returns the path of the answers."""
+
+    def run(rows, template=None, **fields):
+        model = chain_folder(tmp_path / "model", SUCCESSORS, template)
+        dataset, out = write("prompts.jsonl", rows), tmp_path / "new" / "answers.jsonl"
+        config = GenerateConfig(model=model, dataset=dataset, out=str(out), batch_size=8, sampling=GREEDY, **fields)
+        generate.run(config)
+        return out
+
+    return run
+
+
+def learnt(path, template=None):
+    """The sequences that fine-tuning on the file would read, as text."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    index = build_index("sft", [read(path)], tokenizer, DataConfig())
+    assert index.report.extra_columns == ()
+    return [tokenizer.decode(index.sequence(number)[0]) for number in range(len(index.offsets) - 1)]
 
 
 def test_answers_are_written_beside_their_rows(policy, write, tmp_path):
@@ -24,24 +61,77 @@ def test_answers_are_written_beside_their_rows(policy, write, tmp_path):
     generate.run(config)
     found = read(tmp_path / "answers.jsonl")
     assert [(row["prompt"], row["wanted"]) for row in found] == [(row["prompt"], row["wanted"]) for row in rows]
-    assert all(len(row["completions"]) == 3 for row in found)
+    assert all(len(row["completions"]) == len(row["terminated"]) == 3 for row in found)
     assert any(len(set(row["completions"])) > 1 for row in found)
     generate.run(config)
     assert read(tmp_path / "answers.jsonl") == found
 
 
-def test_one_answer_is_a_completion_and_greedy_repeats(policy, write, tmp_path):
-    rows = prompts(2) * 2
-    config = GenerateConfig(
-        model=str(policy),
-        dataset=write("prompts.jsonl", rows),
-        out=str(tmp_path / "answers.jsonl"),
-        batch_size=8,
-        sampling=SamplingConfig(max_new_tokens=6, temperature=0.0),
-    )
-    generate.run(config)
-    found = [row["completion"] for row in read(tmp_path / "answers.jsonl")]
-    assert found[:2] == found[2:]
+def test_a_row_says_whether_its_answer_was_cut_off(answer):
+    assert read(answer([{"prompt": "the room"}, {"prompt": "it rained"}])) == [
+        {"prompt": "the room", "completion": ENDED, "terminated": True},
+        {"prompt": "it rained", "completion": CUT, "terminated": False},
+    ]
+
+
+def test_answers_are_trained_on_as_they_were_drawn(answer):
+    path = answer([{"prompt": "the room"}, {"prompt": "it rained"}])
+    assert learnt(path) == [f"<s> the room {ENDED} </s>", f"<s> it rained {CUT}"]
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_conversation_goes_on_in_messages_and_is_trained_on_as_it_was_drawn(answer, terminated, monkeypatch):
+    if not terminated:
+        monkeypatch.setitem(SUCCESSORS, ":", "outside")
+    text = f"room {ENDED}" if terminated else CUT
+    messages = [{"role": "user", "content": "describe it"}]
+    path = answer([{"messages": messages}], TEMPLATE)
+    completion = [{"role": "assistant", "content": text}]
+    assert read(path) == [{"prompt": messages, "completion": completion, "terminated": terminated}]
+    end = " </s>" if terminated else ""
+    expected = f"<unk> : describe it </s> <unk> : {text}{end}"
+    assert learnt(path, TEMPLATE) == [expected]
+
+
+def test_several_answers_to_a_conversation_are_lists_of_messages(answer):
+    (row,) = read(answer([{"messages": [{"role": "user", "content": "describe it"}]}], TEMPLATE, answers=2))
+    assert row["completions"] == [[{"role": "assistant", "content": f"room {ENDED}"}]] * 2
+    assert row["terminated"] == [True, True]
+
+
+def test_columns_of_other_answers_make_way(answer):
+    rows = [{"prompt": "the room", "completions": ["a", "b"], "ranks": [1, 2], "terminated": [True, True], "id": 3}]
+    assert read(answer(rows)) == [{"prompt": "the room", "completion": ENDED, "terminated": True, "id": 3}]
+
+
+def test_a_transcript_beside_a_plain_prompt_is_no_conversation(answer):
+    rows = [{"prompt": "the room", "messages": [{"role": "user", "content": "describe it"}]}]
+    assert read(answer(rows, data=DataConfig(format="prompt"))) == [
+        {"prompt": "the room", "completion": ENDED, "terminated": True}
+    ]
+
+
+def test_the_file_appears_when_it_is_whole(answer, tmp_path, monkeypatch):
+    def failing(*args, **kwargs):
+        yield next(sample_batches(*args, **kwargs))
+        raise RuntimeError("the machine went away")
+
+    monkeypatch.setattr(generate, "sample_batches", failing)
+    with pytest.raises(RuntimeError, match="went away"):
+        answer([{"prompt": "the room"}] * 12)
+    (partial,) = (tmp_path / "new").iterdir()
+    assert partial.name == "answers.jsonl.partial"
+    assert len(read(partial)) == 8
+
+
+def test_progress_is_reported(answer, caplog):
+    caplog.set_level("INFO")
+    answer([{"prompt": "the room"}, {"prompt": "it rained"}, {"prompt": "hotel"}] * 4)
+    counts = [message for message in caplog.messages if message.startswith("answered")]
+    assert counts == [
+        "answered 8 of 12 prompts; 3 answers cut off, 2 empty",
+        "answered 12 of 12 prompts; 4 answers cut off, 4 empty",
+    ]
 
 
 def test_bad_numbers_are_refused():

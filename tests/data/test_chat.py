@@ -4,6 +4,7 @@ import pytest
 from jaxrlhf.data import chat
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.rowlog import RowError
+from jaxrlhf.data.templates import BUILT_IN
 from tests.data.tokenizers import CHATML, FORGETFUL, HEADERS, byte_level, prefixing
 
 DIALOGUE = [
@@ -189,3 +190,68 @@ def test_many_sequences_are_encoded_as_each_alone():
         (alone,) = chat.encode(encoder, [pieces[i]])
         np.testing.assert_array_equal(encoded.ids, alone.ids)
         np.testing.assert_array_equal(encoded.mask, alone.mask)
+
+
+def _cut(tokenizer, prompt, completion):
+    encoder = chat.make_encoder(tokenizer, DataConfig())
+    (encoded,) = chat.encode(encoder, [chat.split_answer(encoder, prompt, completion, terminated=False)])
+    return encoded
+
+
+def test_a_cut_off_answer_gets_no_end_token():
+    tokenizer = byte_level()
+    encoded = _cut(tokenizer, "he", "ll t")
+    assert _tokens(tokenizer, encoded) == ["he", "ll", "Ġt"]
+    assert encoded.mask.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("template", [CHATML, HEADERS, *BUILT_IN.values()])
+@pytest.mark.parametrize("last", ["the", "the<|im_end|> "])
+def test_the_turn_of_a_cut_off_answer_stays_open(template, last):
+    tokenizer = byte_level(template=template)
+    dialogue = [*DIALOGUE[:3], {"role": "assistant", "content": last}]
+    whole, cut = _encode(tokenizer, [], dialogue), _cut(tokenizer, [], dialogue)
+    assert cut.ids.tolist() == whole.ids[: len(cut.ids)].tolist()
+    text = _trained_text(tokenizer, cut)
+    assert text.endswith(last.strip()) and _trained_text(tokenizer, whole).startswith(text)
+    assert len(whole.ids) > len(cut.ids)
+    end = tokenizer.eos_token_id
+    assert cut.ids[cut.mask].tolist().count(end) == 1  # that of the first turn
+
+
+def test_a_template_that_writes_before_the_answer_cannot_leave_its_turn_open():
+    tokenizer = byte_level(template="{% for m in messages %}({{ m['role'] }}){{ m['content'] }}{% endfor %}")
+    message = r"does not begin its turn with it: '\(assistant\)the end'; remove the row, or set data.chat_template"
+    with pytest.raises(RowError, match=message) as error:
+        _cut(tokenizer, [], DIALOGUE[:2])
+    assert error.value.code == "TEMPLATE_CONTENT"
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level(bos=True), prefixing()])
+@pytest.mark.parametrize("answer", [" ab", "ab", " a b", "."])
+def test_the_text_of_an_answer_is_what_is_read_back(tokenizer, answer):
+    encoded = _encode(tokenizer, "once", answer)
+    assert chat.answer_texts(tokenizer, [encoded.ids[encoded.prompt :]]) == [answer]
+
+
+def test_the_text_of_no_tokens_is_empty():
+    assert chat.answer_texts(prefixing(), [np.zeros(0, np.int32)]) == [""]
+
+
+@pytest.mark.parametrize("choice", ["chatml", "alpaca", "hh", "mine.jinja"])
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_tokenizer_with_its_template_encodes_as_the_choice_did(tmp_path, monkeypatch, bos, choice):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jinja").write_text(HEADERS if bos else CHATML)
+    tokenizer, config = byte_level(bos=bos, template=FORGETFUL), DataConfig(chat_template=choice)
+    exported = chat.with_template(tokenizer, config)
+    assert tokenizer.chat_template == FORGETFUL
+    assert chat.make_encoder(exported, DataConfig()).template == chat.make_encoder(tokenizer, config).template
+    chosen, travelled = _encode(tokenizer, [], DIALOGUE, chat_template=choice), _encode(exported, [], DIALOGUE)
+    assert chosen.ids.tolist() == travelled.ids.tolist()
+    assert _tokens(tokenizer, travelled).count("<s>") == bos
+
+
+def test_a_tokenizer_without_a_choice_stays_as_it_is():
+    tokenizer = byte_level(template=CHATML)
+    assert chat.with_template(tokenizer, DataConfig()) is tokenizer

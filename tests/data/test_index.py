@@ -71,6 +71,16 @@ def test_a_whole_answer_ends_with_eos_and_a_cut_one_does_not():
     assert index.report.truncated == 1
 
 
+def test_answers_end_with_eos_where_they_ended_by_themselves():
+    row = {"prompt": "a", "completion": "x"}
+    index = _build("sft", [row, row | {"terminated": False}, row | {"terminated": True}])
+    assert [index.sequence(number)[0][-1] == EOS for number in range(3)] == [True, False, True]
+    ranked = {"prompt": "a", "completions": ["b", "c", "d"], "ranks": [3, 1, 2], "terminated": [True, False, True]}
+    index = _build("ranked", [ranked])
+    assert [index.sequence(number)[0][-1] == EOS for number in range(3)] == [True, False, True]
+    assert index.report.extra_columns == ()
+
+
 def test_over_long_prompts_are_dropped_and_counted():
     rows = [{"prompt": "abcdef", "completion": "x"}, {"prompt": "u", "completion": "v"}]
     index = _build("sft", rows, max_length=5)
@@ -127,6 +137,8 @@ def test_a_conversation_without_template_stops_at_the_first_row(tmp_path):
         ("preference", {"packing": True}, "packing=true works for SFT only"),
         ("ranked", {"completion_only": False}, "completion_only=false works for SFT only"),
         ("sft", {"max_prompt_length": 5}, "max_prompt_length works for prompts only"),
+        ("prompt", {"truncation": "drop"}, "truncation=drop has no effect on prompts"),
+        ("prompt", {"add_eos": False}, "add_eos=false has no effect on prompts"),
     ],
 )
 def test_options_without_effect_are_refused(kind, fields, message):

@@ -37,6 +37,10 @@ RANKED = {"prompt": "p", "completions": ["a", "b", "c"], "ranks": [1, 2, 3]}
         ("ranked", RANKED | {"ranks": [0, 1, 2]}, "RANK_BAD", "expected 1 for the best"),
         ("ranked", RANKED | {"ranks": [1, 1, 1]}, "RANK_BAD", "all are tied"),
         ("ranked", RANKED | {"ranks": [1, 2, 3.0]}, "RANK_BAD", "list of integers"),
+        ("sft", {"prompt": "p", "completion": "c", "terminated": 1}, "FIELD_TYPE", "'terminated' is 1; expected true"),
+        ("ranked", RANKED | {"terminated": True}, "FIELD_TYPE", "'terminated' is True; expected a list of true and"),
+        ("ranked", RANKED | {"terminated": [True, None, True]}, "FIELD_TYPE", "expected a list of true and false"),
+        ("ranked", RANKED | {"terminated": [True]}, "FIELD_TYPE", "1 values of 3 completions"),
         ("sft", {"messages": []}, "MSG_EMPTY", "empty list"),
         ("sft", {"messages": "hi"}, "FIELD_TYPE", "expected a list of messages"),
         ("sft", {"messages": [USER | {"content": None}, ASSISTANT]}, "MSG_EMPTY", r"messages\[0\] has content None"),
@@ -86,3 +90,24 @@ def test_messages_keep_role_and_content_alone():
 def test_the_margin_defaults_to_zero():
     assert check_row("preference", "", PAIR).margin == 0.0
     assert check_row("preference", "", PAIR | {"margin": 2}).margin == 2.0
+
+
+@pytest.mark.parametrize(("given", "read"), [({}, True), ({"terminated": None}, True), ({"terminated": False}, False)])
+def test_an_answer_ended_by_itself_unless_the_row_says_otherwise(given, read):
+    row = check_row("sft", "", {"prompt": "p", "completion": "c"} | given)
+    assert (row.terminated, row.extras) == (read, {})
+
+
+def test_each_ranked_answer_may_have_ended_or_not():
+    row = check_row("ranked", "", RANKED | {"terminated": [True, False, True]})
+    assert (row.terminated, row.extras) == ([True, False, True], {})
+    assert check_row("ranked", "", RANKED).terminated == [True] * 3
+
+
+def test_beside_other_columns_it_is_a_column_like_any():
+    assert check_row("sft", "", {"text": "t", "terminated": "x"}).extras == {"terminated": "x"}
+    assert check_row("prompt", "", {"prompt": "p", "terminated": False}).extras == {"terminated": False}
+
+
+def test_the_transcript_beside_a_prompt_is_left_out():
+    assert check_row("prompt", "", {"prompt": "p", "messages": [USER]}).extras == {}

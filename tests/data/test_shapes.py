@@ -91,6 +91,20 @@ TABLE = {
         [{"role": "system", "content": "Be kind."}, user("Hi")],
         [[assistant("Hello!")], [assistant("What?")]],
     ),
+    "alpaca with the rendered text": (
+        "sft",
+        {"instruction": "Add.", "input": "", "output": "3", "text": "Below is an instruction ..."},
+        {"format": "alpaca"},
+        [],
+        [[user("Add."), assistant("3")]],
+    ),
+    "conversations with the rendered text": (
+        "sft",
+        {"messages": [user("Hi"), assistant("Hello!")], "text": "Hi Hello!"},
+        {"format": "messages"},
+        [],
+        [[user("Hi"), assistant("Hello!")]],
+    ),
     "kto_en": (
         "sft",
         {"messages": [user("Hi"), assistant("Hello!")], "label": True},

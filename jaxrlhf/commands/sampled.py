@@ -1,0 +1,209 @@
+"""Answers to a set of prompts, and what models say of them: for `generate`, `evaluate` and the demo."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrlhf.commands.config import SamplingConfig
+from jaxrlhf.data.chat import answer_texts
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.loader import Loader
+from jaxrlhf.data.sources import Source
+from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.models.config import ComputeConfig
+from jaxrlhf.models.decoder import make_model, unstack_layers
+from jaxrlhf.sharding.place import place_batch, process_rows, to_host
+from jaxrlhf.steps.rollout import response_batch, scorer_batch
+from jaxrlhf.steps.scoring import sequence_logprobs, sequence_scores, token_logprobs
+from jaxrlhf.trainers.start import Start, check_positions
+from jaxrlhf.types import PromptBatch, Samples
+
+log = logging.getLogger(__name__)
+
+_SHORTEN = "lower sampling.max_new_tokens or data.max_prompt_length"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """A set of prompts, encoded.
+
+    Attributes:
+        loader: batches of them.
+        mesh: where batches go.
+    """
+
+    loader: Loader
+    mesh: Mesh
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts as text; conversations as the chat template renders them."""
+        return [extra["prompt"] for extra in self.loader.index.extras]
+
+    @property
+    def columns(self) -> list[dict[str, Any]]:
+        """The columns of each prompt's row besides the prompt."""
+        return [{k: v for k, v in extra.items() if k != "prompt"} for extra in self.loader.index.extras]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.loader.index.report.longest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnsweredBatch:
+    """K answers to each of the n prompts of a batch, padding rows left out but for those on the mesh.
+
+    Attributes:
+        completions: [n][K] answers as text, without special tokens.
+        lengths: [n, K] tokens drawn, the end-of-sequence token among them.
+        terminated: [n, K] bool, whether the answer ended by itself.
+        prompts: the prompts on the mesh, one row for each answer.
+        samples: the answers on the mesh.
+    """
+
+    completions: list[list[str]]
+    lengths: np.ndarray
+    terminated: np.ndarray
+    prompts: PromptBatch
+    samples: Samples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answered:
+    """K answers to each of N prompts, and the batches they were drawn in.
+
+    Attributes:
+        prompts: the prompts.
+        batches: all of them, in the order of the prompts.
+    """
+
+    prompts: Prompts
+    batches: list[AnsweredBatch]
+
+    @property
+    def completions(self) -> list[list[str]]:
+        """[N][K] answers as text, without special tokens."""
+        return [texts for batch in self.batches for texts in batch.completions]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[N, K] tokens drawn, the end-of-sequence token among them."""
+        return np.concatenate([batch.lengths for batch in self.batches])
+
+
+def encode_prompts(
+    sources: Sequence[Source], tokenizer: Any, data: DataConfig, mesh: Mesh, *, batch_size: int
+) -> Prompts:
+    """Reads and encodes prompts, in their order."""
+    index = build_index("prompt", sources, tokenizer, data)
+    rows = process_rows(mesh, batch_size)
+    return Prompts(loader=Loader(index, "prompts", batch_size, 0, rows=rows, buckets=data.buckets), mesh=mesh)
+
+
+def log_report(index: Index) -> None:
+    """Logs what was read of a data set, and what was left out."""
+    for line in index.report.lines():
+        log.info("%s", line)
+
+
+def sample_batches(
+    policy: Start, prompts: Prompts, sampling: SamplingConfig, *, compute: ComputeConfig, answers: int = 1
+) -> Iterator[AnsweredBatch]:
+    """Samples answers to each prompt, and yields them batch by batch, in the order of the prompts.
+
+    An answer depends on the seed, the prompt's number and its own number, not on its neighbours.
+
+    Args:
+        policy: the policy.
+        prompts: N prompts.
+        sampling: how answers are drawn.
+        compute: how the model is computed.
+        answers: K, answers to each prompt.
+
+    Raises:
+        ValueError: if the longest prompt and its answer have more tokens than the policy has positions.
+    """
+    check_positions(policy, prompts.longest + sampling.max_new_tokens, _SHORTEN)
+    sample = make_sampler(
+        make_model(policy.config, compute),
+        eos_ids=policy.eos_ids,
+        max_new_tokens=sampling.max_new_tokens,
+        answers=answers,
+        prepare=unstack_layers,
+    )
+    key = jax.random.key(sampling.seed)
+    left = prompts.loader.index.units
+    for batch in prompts.loader.eval_batches():
+        placed = place_batch(batch, prompts.mesh)
+        drawn = sample(
+            policy.params, placed, key, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
+        )
+        repeated = jax.tree.map(lambda leaf: leaf.repeat(answers, axis=0), placed)
+        yield _read(repeated, drawn, policy.tokenizer, answers=answers, rows=min(left, prompts.loader.batch_size))
+        left -= prompts.loader.batch_size
+
+
+def sample_answers(
+    policy: Start, prompts: Prompts, sampling: SamplingConfig, *, compute: ComputeConfig, answers: int = 1
+) -> Answered:
+    """Samples answers to each prompt, as `sample_batches`, and keeps them all."""
+    batches = sample_batches(policy, prompts, sampling, compute=compute, answers=answers)
+    return Answered(prompts=prompts, batches=list(batches))
+
+
+def score_answers(scorer: Start, answered: Answered, *, compute: ComputeConfig) -> np.ndarray:
+    """Scores [N, K] of answers under a reward model that shares the policy's tokens.
+
+    Raises:
+        ValueError: if the longest prompt and its answer have more tokens than the reward model has positions.
+    """
+    check_positions(scorer, answered.prompts.longest + int(answered.lengths.max()), _SHORTEN)
+    model = make_model(scorer.config, compute)
+    run = jax.jit(lambda params, prompts, drawn: sequence_scores(model, params, scorer_batch(prompts, drawn)))
+    return _each(answered, lambda prompts, drawn: run(scorer.params, prompts, drawn))
+
+
+def answer_logprobs(policy: Start, answered: Answered, *, compute: ComputeConfig) -> np.ndarray:
+    """Log-probabilities [N, K] of answers under a policy, summed over their tokens."""
+    model = make_model(policy.config, compute)
+
+    @jax.jit
+    def run(params: Any, prompts: PromptBatch, drawn: Samples) -> jax.Array:
+        out, mask = token_logprobs(model, params, response_batch(prompts, drawn))
+        assert out.logp is not None
+        return sequence_logprobs(out.logp, mask)
+
+    return _each(answered, lambda prompts, drawn: run(policy.params, prompts, drawn))
+
+
+def _read(prompts: PromptBatch, samples: Samples, tokenizer: Any, *, answers: int, rows: int) -> AnsweredBatch:
+    """Decodes the answers to the first `rows` prompts of a batch; the others are padding."""
+    tokens, mask, terminated = (
+        part[: rows * answers] for part in to_host((samples.tokens, samples.mask, samples.terminated))
+    )
+    lengths = mask.sum(axis=1)
+    # What ends an answer is no part of its text, even where the tokenizer does not count it as a special token.
+    texts = answer_texts(tokenizer, [row[:end] for row, end in zip(tokens, lengths - terminated, strict=True)])
+    return AnsweredBatch(
+        completions=[texts[i : i + answers] for i in range(0, len(texts), answers)],
+        lengths=lengths.reshape(rows, answers),
+        terminated=terminated.reshape(rows, answers),
+        prompts=prompts,
+        samples=samples,
+    )
+
+
+def _each(answered: Answered, score: Any) -> np.ndarray:
+    values = np.concatenate([to_host(score(batch.prompts, batch.samples)) for batch in answered.batches])
+    count, answers = answered.lengths.shape
+    return values[: count * answers].reshape(count, answers)
