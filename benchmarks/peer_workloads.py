@@ -58,7 +58,7 @@ def sft(work: Workload) -> Step:
 def reward(work: Workload) -> Step:
     """One AdamW step of the pairwise loss, scores read at the last token."""
     scorer = load_scalar(common.model_dir("small"), compute=COMPUTE, key=jax.random.key(0))
-    step = make_update(pairwise_loss(scorer.model, center_coef=0.0), pairwise_totals, OPTIMIZER)
+    step = make_update(pairwise_loss(scorer.model), pairwise_totals, OPTIMIZER)
 
     def batch(rng: np.random.Generator) -> PairBatch:
         ids = rng.integers(3, VOCAB, (work["pairs"], 2, work["T"])).astype(np.int32)
@@ -68,7 +68,7 @@ def reward(work: Workload) -> Step:
         answers = TokenBatch(tokens=ids, targets=ids, mask=mask, **_whole(ids), columns=columns)  # pyright: ignore[reportArgumentType]
         return _pairs(answers, work)
 
-    return _training(step, scorer.params, None, batch)
+    return _training(step, scorer.params, None, batch, {"center_coef": jnp.float32(0.0)})
 
 
 def dpo(work: Workload) -> Step:
@@ -105,7 +105,7 @@ def ppo(work: Workload) -> Step:
     scorer_config, scorer_params = _one_layer(critic.config, critic.params)
     scorer = make_model(scorer_config)
     sample = make_sampler(policy.model, eos_ids=(2,), max_new_tokens=work["N"], prepare=unstack_layers)
-    judge = jax.jit(make_judge(policy.model, critic.model, scorer, parts=1, answers=1))
+    judge = jax.jit(make_judge(policy.model, critic.model, scorer, rows_at_once=work["B"], answers=1))
     learn = jax.jit(
         make_learn(
             policy.model,

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import jax
-import jax.numpy as jnp
-
-from jaxrlhf.ops.stats import reduce_stacked, values_of
+from jaxrlhf.ops.stats import merged_values
 from jaxrlhf.types import Metrics
 
 
@@ -26,5 +23,4 @@ def average(parts: Iterable[Metrics]) -> dict[str, float]:
     parts = list(parts)
     if not parts:
         raise ValueError("the evaluation set has no batches")
-    merged = reduce_stacked(jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
-    return {name: float(value) for name, value in values_of(merged).items()}
+    return merged_values(parts)

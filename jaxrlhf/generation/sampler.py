@@ -37,6 +37,7 @@ def make_sampler(
     max_new_tokens: int,
     answers: int = 1,
     prepare: Callable[[Params], Params] | None = None,
+    out_shardings: Any = None,
 ) -> SampleFn:
     """Builds `sample(params, prompts, key, *, temperature, top_k, top_p) -> Samples`, compiled once a prompt width.
 
@@ -48,9 +49,9 @@ def make_sampler(
         max_new_tokens: tokens of the longest answer.
         answers: answers to each prompt.
         prepare: applied to the parameters once before the loop, e.g. `models.decoder.unstack_layers`.
+        out_shardings: where the answers go; None leaves it to the compiler.
     """
 
-    @jax.jit
     def run(params: Params, prompts: PromptBatch, key: jax.Array, temperature: Any, top_k: Any, top_p: Any) -> Samples:
         rows = prompts.tokens.shape[0] * answers
         settings = SamplingSettings(
@@ -62,6 +63,8 @@ def make_sampler(
         params = params if prepare is None else prepare(params)
         return generate(model, params, prompts, key, settings, max_new_tokens=max_new_tokens, answers=answers)
 
+    compiled = jax.jit(run, out_shardings=out_shardings)
+
     def sample(
         params: Params,
         prompts: PromptBatch,
@@ -71,6 +74,6 @@ def make_sampler(
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Samples:
-        return run(params, prompts, key, jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
+        return compiled(params, prompts, key, jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
 
     return sample

@@ -15,7 +15,7 @@ def pairwise_reward_loss(
     rejected: jax.Array,
     *,
     margin: jax.Array | None = None,
-    center_coef: float = 0.0,
+    center_coef: jax.Array | float = 0.0,
     valid: jax.Array | None = None,
     denom: jax.Array | float | None = None,
 ) -> tuple[jax.Array, dict[str, Mean | Max | Min]]:

@@ -8,10 +8,12 @@ a mean is made of. Parts of a batch are stacked along a leading axis by `lax.sca
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @jax.tree_util.register_dataclass
@@ -29,7 +31,7 @@ class Mean:
 
     def reduce(self) -> Mean:
         """Merges parts stacked along the leading axis."""
-        return Mean(jnp.sum(self.sum, axis=0), jnp.sum(self.weight, axis=0))
+        return Mean(self.sum.sum(axis=0), self.weight.sum(axis=0))
 
 
 @jax.tree_util.register_dataclass
@@ -41,7 +43,7 @@ class Max:
 
     def reduce(self) -> Max:
         """Merges parts stacked along the leading axis."""
-        return Max(jnp.max(self.value, axis=0))
+        return Max(self.value.max(axis=0))
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +55,7 @@ class Min:
 
     def reduce(self) -> Min:
         """Merges parts stacked along the leading axis."""
-        return Min(jnp.min(self.value, axis=0))
+        return Min(self.value.min(axis=0))
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +67,7 @@ class Sum:
 
     def reduce(self) -> Sum:
         """Merges parts stacked along the leading axis."""
-        return Sum(jnp.sum(self.value, axis=0))
+        return Sum(self.value.sum(axis=0))
 
 
 def mean_of(values: jax.Array, mask: jax.Array | None = None) -> Mean:
@@ -104,3 +106,17 @@ def reduce_stacked(metrics: Any) -> Any:
 def values_of(metrics: Any) -> Any:
     """Replaces every metric of a pytree by its value."""
     return jax.tree.map(lambda metric: metric.value, metrics, is_leaf=is_metric)
+
+
+def merged_values(parts: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Fetches the metrics of several steps or batches and merges them, on the host: nothing more runs on the device.
+
+    Args:
+        parts: metrics with the same names, one dictionary a step.
+
+    Returns:
+        Metric name -> value; NaN where nothing was counted.
+    """
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, dtype=np.float64), *jax.device_get(parts))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {name: float(value) for name, value in values_of(reduce_stacked(stacked)).items()}

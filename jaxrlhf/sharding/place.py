@@ -12,6 +12,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxrlhf.sharding.mesh import BATCH_AXES
 
 
+def over_rows(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays [B, ...] whose rows are divided over ("data", "fsdp")."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shardings_of(tree: Any) -> Any:
+    """The sharding of each array of a pytree."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
 def place_batch(batch: Any, mesh: Mesh) -> Any:
     """Global arrays from the rows that each process holds.
 
@@ -22,7 +37,7 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
     Returns:
         The same tree of global arrays [B, ...], rows divided over ("data", "fsdp").
     """
-    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    sharding = over_rows(mesh)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
 
 
@@ -39,8 +54,7 @@ def process_rows(mesh: Mesh, size: int) -> slice:
     Raises:
         ValueError: if the devices of this process do not hold neighbouring rows.
     """
-    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    indices = sharding.addressable_devices_indices_map((size,)).values()
+    indices = over_rows(mesh).addressable_devices_indices_map((size,)).values()
     parts = sorted({index[0].indices(size)[:2] for index in indices if index is not None})
     if any(left[1] != right[0] for left, right in zip(parts, parts[1:], strict=False)):
         raise ValueError(
@@ -73,7 +87,7 @@ def place_replicated(tree: Any, mesh: Mesh) -> Any:
     Returns:
         The same tree of replicated global arrays.
     """
-    sharding = NamedSharding(mesh, PartitionSpec())
+    sharding = replicated(mesh)
 
     def place(leaf: Any) -> jax.Array:
         value = np.asarray(leaf)

@@ -14,19 +14,19 @@ from jaxrlhf.steps.update import LossFn
 from jaxrlhf.types import Hyper, Metrics, Model, PairBatch, Params, RankedBatch, TokenBatch
 
 
-def pairwise_loss(model: Model, *, center_coef: float) -> LossFn:
-    """The `loss_fn` of a reward model on pairs; nothing frozen."""
+def pairwise_loss(model: Model) -> LossFn:
+    """The `loss_fn` of a reward model on pairs; nothing frozen; reads `center_coef` of `hyper`."""
 
     def loss_fn(
         params: Params, frozen: Any, batch: PairBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        del frozen, hyper
+        del frozen
         scores = answer_scores(model, params, batch.answers, key)
         loss, metrics = pairwise_reward_loss(
             scores[:, 0],
             scores[:, 1],
             margin=batch.margin,
-            center_coef=center_coef,
+            center_coef=hyper["center_coef"],
             valid=_pair_there(batch),
             denom=totals,
         )

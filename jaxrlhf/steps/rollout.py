@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxrlhf.losses import gae, kl_estimate, kl_shaped_rewards, whiten, whiten_keep_mean
 from jaxrlhf.losses.kl import last_token
 from jaxrlhf.ops.masked import masked_sum
-from jaxrlhf.ops.stats import Sum, max_of, mean_of, min_of
+from jaxrlhf.ops.stats import Mean, Sum, max_of, mean_of, min_of
 from jaxrlhf.steps.scoring import sequence_scores, token_logprobs, token_values
 from jaxrlhf.steps.update import join_rows, split_rows
 from jaxrlhf.types import Hyper, Metrics, Model, Params, PromptBatch, Rollout, Samples, TokenBatch
@@ -43,18 +43,18 @@ class Experience:
 JudgeFn = Callable[[Params, Params, Mapping[str, Any], PromptBatch, Samples, Hyper], Experience]
 
 
-def make_judge(policy: Model, critic: Model, scorer: Model | None, *, parts: int, answers: int) -> JudgeFn:
+def make_judge(policy: Model, critic: Model, scorer: Model | None, *, rows_at_once: int, answers: int) -> JudgeFn:
     """Builds `judge(policy_params, critic_params, frozen, prompts, samples, hyper) -> Experience`.
 
     `frozen` holds the parameters of the reference under "reference", and of the reward model under "scorer". Rows go
-    through policy, reference and critic in the parts in which the update will take them, so that the same rows meet the
-    same shapes in both and the ratio of the first update is exactly 1.
+    through the models in the parts in which the update will take them, so that the same rows meet the same shapes in
+    both and the ratio of the first update is exactly 1.
 
     Args:
         policy: also the reference, under other parameters.
         critic: a model with a scalar head.
         scorer: a reward model that reads the policy's tokens, or None.
-        parts: micro-batches of one epoch.
+        rows_at_once: rows of a micro-batch of the update; a batch of more rows is a multiple of it.
         answers: answers to each prompt.
     """
 
@@ -69,25 +69,18 @@ def make_judge(policy: Model, critic: Model, scorer: Model | None, *, parts: int
         prompts = jax.tree.map(lambda leaf: jnp.repeat(leaf, answers, axis=0), prompts)
         batch = response_batch(prompts, samples)
 
-        def one(part: TokenBatch) -> tuple[Any, ...]:
-            out, _ = token_logprobs(policy, policy_params, part, temperature=hyper["temperature"])
-            ref, _ = token_logprobs(policy, frozen["reference"], part, temperature=hyper["temperature"])
-            return out.logp, ref.logp, token_values(critic, critic_params, part)
+        def one(part: tuple[TokenBatch, TokenBatch]) -> dict[str, Any]:
+            batch, whole = part
+            out, _ = token_logprobs(policy, policy_params, batch, temperature=hyper["temperature"])
+            ref, _ = token_logprobs(policy, frozen["reference"], batch, temperature=hyper["temperature"])
+            scores = {} if scorer is None else {"reward_model": sequence_scores(scorer, frozen["scorer"], whole)}
+            values = token_values(critic, critic_params, batch)
+            return {"logprobs": out.logp, "ref_logprobs": ref.logp, "values": values, "scores": scores}
 
-        logprobs, ref_logprobs, values = (
-            one(batch) if parts == 1 else join_rows(jax.lax.map(one, split_rows(batch, parts)))
-        )
-        scores = {}
-        if scorer is not None:
-            scores["reward_model"] = sequence_scores(scorer, frozen["scorer"], scorer_batch(prompts, samples))
-        return Experience(
-            batch=batch,
-            samples=samples,
-            logprobs=logprobs,
-            ref_logprobs=ref_logprobs,
-            values=values,
-            scores=scores,
-        )
+        rows = (batch, scorer_batch(prompts, samples))
+        parts = max(1, batch.tokens.shape[0] // rows_at_once)
+        said = one(rows) if parts == 1 else join_rows(jax.lax.map(one, split_rows(rows, parts)))
+        return Experience(batch=batch, samples=samples, **said)
 
     return judge
 
@@ -176,7 +169,7 @@ def _sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
     difference = jnp.abs(samples.sampling_logprobs - experience.logprobs)
     return {
         "objective/unscored": Sum(jnp.sum(real & ~there, dtype=jnp.float32)),
-        "val/num_eos_tokens": Sum(jnp.sum(samples.terminated & real, dtype=jnp.float32)),
+        "val/num_eos_tokens": Mean(jnp.sum(samples.terminated & real, dtype=jnp.float32), jnp.ones(())),
         "completions/mean_length": mean_of(lengths, real),
         "completions/min_length": min_of(lengths, real),
         "completions/max_length": max_of(lengths, real),

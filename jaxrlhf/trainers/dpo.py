@@ -8,7 +8,7 @@ from jaxrlhf.trainers.config import DPOConfig
 from jaxrlhf.trainers.fit import fit
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Trained, open_run
-from jaxrlhf.trainers.start import Start, check_head, load_reference, load_start
+from jaxrlhf.trainers.start import Start, take_reference, take_start
 
 
 def run(
@@ -32,9 +32,9 @@ def run(
         The trained model and where it was written.
     """
     with open_run(config) as job:
-        start = load_start(config.model, job.mesh) if model is None else check_head(model, "model", scalar=False)
-        frozen = load_reference(config.reference, reference, start, job.mesh)
-        train, held_out = make_loaders(job, "pairs", start.tokenizer, dataset, eval_dataset)
+        start = take_start(config.model, model, job.mesh)
+        frozen = take_reference(config.reference, reference, start, job.mesh)
+        train, held_out = make_loaders(job, "pairs", start, dataset, eval_dataset)
         params = fit(
             job,
             preference_loss(make_model(start.config, config.compute)),

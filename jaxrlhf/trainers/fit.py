@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,12 +13,11 @@ import optax
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.optim import adamw_direction, learning_rate
-from jaxrlhf.sharding.place import place_batch
+from jaxrlhf.sharding.place import place_batch, replicated, shardings_of
 from jaxrlhf.sharding.rules import shardings_for
 from jaxrlhf.steps.update import LossFn, TotalsFn, init_state, make_evaluate, make_update
 from jaxrlhf.trainers.config import OptimConfig
 from jaxrlhf.trainers.run import Run
-from jaxrlhf.trainers.start import own_copy
 from jaxrlhf.types import Hyper, Params, TrainState
 
 
@@ -38,10 +38,10 @@ def fit(
         run: the open run.
         loss_fn: the method's loss.
         totals_fn: the method's totals.
-        params: to start from; copied.
+        params: to start from; donated.
         train: batches to train on.
         held_out: batches to evaluate on, or None.
-        frozen: parameters that the loss reads and nobody trains.
+        frozen: parameters that the loss reads and nobody trains, such as the reference's.
         constants: hyper-parameters of the loss.
 
     Returns:
@@ -49,12 +49,13 @@ def fit(
     """
     config, optim = run.config, run.config.optim
     optimizer = make_optimizer(optim)
-    state = place_state(run, params, optimizer)
+    state = first_state(run, params, optimizer)
     step = jax.jit(
         make_update(loss_fn, totals_fn, optimizer, micro_batches=config.micro_batches, seed=config.seed),
         donate_argnums=0,
+        out_shardings=(shardings_of(state), replicated(run.mesh)),
     )
-    evaluate = jax.jit(make_evaluate(loss_fn, totals_fn))
+    evaluate = jax.jit(make_evaluate(loss_fn, totals_fn), out_shardings=replicated(run.mesh))
     fixed = make_hyper({"max_grad_norm": optim.max_grad_norm, **(constants or {})})
 
     def held_out_metrics(params: Params, steps: int) -> dict[str, float]:
@@ -62,13 +63,9 @@ def fit(
             return {}
         run.journal.flush()
         batches = (place_batch(batch, run.mesh) for batch in held_out.eval_batches())
-        metrics = average(evaluate(params, frozen, batch, fixed) for batch in batches)
-        del metrics["num_tokens"]
-        metrics = {f"eval/{name}": value for name, value in metrics.items()}
-        run.journal.write(steps, metrics)
-        return metrics
+        return run.report_evaluation(steps, average(evaluate(params, frozen, batch, fixed) for batch in batches))
 
-    state, first = run.resume(state)
+    state, first = run.resume(state, frozen)
     if first == 0:
         held_out_metrics(state.params, 0)
     for n, batch in enumerate(train.prefetched(first, run.total), start=first):
@@ -104,9 +101,12 @@ def make_hyper(values: Mapping[str, float]) -> Hyper:
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
-def place_state(run: Run, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A first state of its own arrays, laid over the mesh by the rules."""
-    params = own_copy(params, run.mesh)
-    shapes: Any = jax.eval_shape(lambda tree: init_state(tree, optimizer), params)
+def first_state(run: Run, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step: `params` themselves, and what else it needs laid over the mesh by the rules."""
+
+    def others(params: Params) -> TrainState:
+        return dataclasses.replace(init_state(params, optimizer), params=None)
+
+    shapes: Any = jax.eval_shape(others, params)
     shardings, _ = shardings_for(shapes, run.mesh)
-    return jax.jit(lambda tree: init_state(tree, optimizer), out_shardings=shardings)(params)
+    return dataclasses.replace(jax.jit(others, out_shardings=shardings)(params), params=params)

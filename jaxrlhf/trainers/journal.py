@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxrlhf.metrics import MetricsWriter, PhaseClock, Progress
-from jaxrlhf.ops.stats import Sum, reduce_stacked, values_of
+from jaxrlhf.ops.stats import merged_values
 from jaxrlhf.types import Metrics
 
 SHOWN = (
@@ -109,10 +108,9 @@ class Journal:
         if self._ready is None:
             return
         (step, window, known, times), self._ready = self._ready, None
-        merged = reduce_stacked(jax.tree.map(lambda *leaves: jnp.stack(leaves), *window))
-        tokens = float(merged.pop("num_tokens", Sum(jnp.zeros(()))).value)
+        values = merged_values(window)
+        tokens = values.pop("num_tokens")
         self.num_tokens += int(tokens)
-        values = {name: float(value) for name, value in jax.device_get(values_of(merged)).items()}
         if "time/train_s" not in times:
             times["time/train_tokens_per_s"] = tokens / times["time/iteration_s"]
         self._report(step, {**values, **known, "num_tokens": self.num_tokens, **times})

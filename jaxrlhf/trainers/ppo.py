@@ -7,10 +7,12 @@ model; shape the rewards and learn from them for some epochs. Python rewards run
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrlhf.data.index import Index
@@ -19,24 +21,21 @@ from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.generation.sampler import SampleFn, make_sampler
 from jaxrlhf.models.decoder import make_model, unstack_layers
 from jaxrlhf.rewards.functions import RewardFn, load_reward, name_rewards
-from jaxrlhf.sharding.place import place_batch
+from jaxrlhf.sharding.place import over_rows, place_batch, replicated, shardings_of
 from jaxrlhf.steps.ppo import LearnFn, States, make_learn
 from jaxrlhf.steps.rollout import Experience, JudgeFn, make_judge, make_rollout
-from jaxrlhf.trainers.answers import Answers, read_answers
 from jaxrlhf.trainers.config import PPOConfig
-from jaxrlhf.trainers.fit import make_hyper, make_optimizer, place_state, rate_at
+from jaxrlhf.trainers.fit import first_state, make_hyper, make_optimizer, rate_at
+from jaxrlhf.trainers.host_rewards import Answers, read_answers
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Run, Trained, open_run
-from jaxrlhf.trainers.start import (
-    Start,
-    check_head,
-    check_same_tokens,
-    load_reference,
-    load_start,
-    own_copy,
-    scalar_start,
-)
-from jaxrlhf.types import Hyper, Metrics, Params
+from jaxrlhf.trainers.start import Start, check_same_tokens, load_start, take_reference, take_start
+from jaxrlhf.types import Hyper, Metrics, Params, Samples
+
+log = logging.getLogger(__name__)
+
+MOST_CUT_OFF = 0.9
+"""The share of answers that may be cut off at the start without a warning."""
 
 _EVALUATION = 2**31 - 1
 """Where a step's number stands in the keys of training, this stands in those of evaluation."""
@@ -59,6 +58,15 @@ class Programs(NamedTuple):
     learn: LearnFn
     measure: Callable[[Experience, Hyper], Metrics]
     constants: Hyper
+
+
+class Game(NamedTuple):
+    """What an iteration needs besides the states and the batch."""
+
+    job: Run
+    players: Players
+    programs: Programs
+    rewards: Mapping[str, RewardFn]
 
 
 def run(
@@ -92,57 +100,60 @@ def run(
     if reward_model is None and config.reward_model is None and not functions:
         raise ValueError("nothing gives a reward; set reward_model, or rewards: [path.py:function]")
     with open_run(config) as job:
-        players = _load_players(config, job, model, reference, reward_model)
-        train, held_out = make_loaders(job, "prompts", players.policy.tokenizer, dataset, eval_dataset)
-        programs = _compile(config, players)
+        players = _take_players(config, job, model, reference, reward_model)
+        length = config.rollout.max_new_tokens
+        train, held_out = make_loaders(job, "prompts", players.policy, dataset, eval_dataset, answer=length)
         states = {
-            "policy": place_state(job, players.policy.params, make_optimizer(config.optim)),
-            "critic": place_state(job, players.critic.params, make_optimizer(config.optim)),
+            "policy": first_state(job, players.policy.params, make_optimizer(config.optim)),
+            "critic": first_state(job, players.critic.params, make_optimizer(config.optim)),
         }
-        states, first = job.resume(states)
+        game = Game(job=job, players=players, programs=_compile(config, players, states, job), rewards=functions)
+        states, first = job.resume(states, players.frozen)
         key = jax.random.key(config.seed)
         if first == 0:
-            _evaluate(job, programs, players, states, held_out, functions, 0)
+            _evaluate(game, states, held_out, 0)
         for n, batch in enumerate(train.prefetched(first, job.total), start=first):
-            examples, step_key = train.batch_examples(n), jax.random.fold_in(key, n)
             experience, answers = _play(
-                job, programs, players, states, train.index, batch, examples, functions, step_key
+                game, states, train.index, batch, train.batch_examples(n), jax.random.fold_in(key, n)
             )
             rates = _rates(config, n, job.total)
             with job.journal.clock.phase("train"):
-                states, metrics = programs.learn(states, experience, {**programs.constants, **make_hyper(rates)})
+                hyper = {**game.programs.constants, **make_hyper(rates)}
+                states, metrics = game.programs.learn(states, experience, hyper)
                 jax.block_until_ready(metrics)
-            job.journal.clock.tokens("train", answers.tokens * config.ppo.epochs)
+            job.journal.clock.tokens("train", _drawn_tokens(experience.samples) * config.ppo.epochs)
             job.journal.add(n + 1, metrics, rates)
+            if n == first:
+                _warn_of_short_answers(experience.samples, config)
             if config.samples_every and n % config.samples_every == 0:
                 job.journal.write_samples(n + 1, answers.rows_to_show(experience.scores))
-            found = _evaluate(job, programs, players, states, held_out, functions, n + 1)
+            found = _evaluate(game, states, held_out, n + 1)
             if job.saves_at(n + 1):
                 job.save(n + 1, states, found)
         job.journal.flush()
         return job.finish(players.policy, job.best(states)["policy"].params)
 
 
-def _load_players(
+def _take_players(
     config: PPOConfig, job: Run, model: Start | None, reference: Start | None, reward_model: Start | None
 ) -> Players:
-    policy = load_start(config.model, job.mesh) if model is None else check_head(model, "model", scalar=False)
-    scorer = None if reward_model is None else check_head(reward_model, "reward_model", scalar=True)
-    if scorer is None and config.reward_model is not None:
-        scorer = load_start(config.reward_model, job.mesh, scalar=True)
-    frozen = {"reference": load_reference(config.reference, reference, policy, job.mesh)}
-    if scorer is not None:
+    """All models with parameters of their own: those of policy and critic are donated by the first update."""
+    policy = take_start(config.model, model, job.mesh)
+    frozen = {"reference": take_reference(config.reference, reference, policy, job.mesh)}
+    scorer = None
+    if reward_model is not None or config.reward_model is not None:
+        scorer = take_start(config.reward_model, reward_model, job.mesh, what="reward_model", scalar=True)
         check_same_tokens(policy, scorer, "the reward model")
-        frozen["scorer"] = own_copy(scorer.params, job.mesh)
+        frozen["scorer"] = scorer.params
     if config.critic is not None:
-        critic = load_start(config.critic, job.mesh, scalar=True)
+        critic = load_start(config.critic, job.mesh, what="critic", scalar=True, new_head=True)
         check_same_tokens(policy, critic, "the critic")
     else:
-        critic = scalar_start(policy) if scorer is None else scorer
+        critic = take_start(None, policy if scorer is None else scorer, job.mesh, scalar=True, new_head=True)
     return Players(policy=policy, critic=critic, scorer=scorer, frozen=frozen)
 
 
-def _compile(config: PPOConfig, players: Players) -> Programs:
+def _compile(config: PPOConfig, players: Players, states: States, job: Run) -> Programs:
     policy = make_model(players.policy.config, config.compute)
     critic = make_model(players.critic.config, config.compute)
     scorer = None if players.scorer is None else make_model(players.scorer.config, config.compute)
@@ -157,9 +168,8 @@ def _compile(config: PPOConfig, players: Players) -> Programs:
         micro_batches=config.micro_batches,
         seed=config.seed,
     )
-    judge = make_judge(
-        policy, critic, scorer, parts=options.mini_batches * config.micro_batches, answers=rollout.answers
-    )
+    judge = make_judge(policy, critic, scorer, rows_at_once=config.micro_rows, answers=rollout.answers)
+    rows, everywhere = over_rows(job.mesh), replicated(job.mesh)
     return Programs(
         sample=make_sampler(
             policy,
@@ -167,10 +177,14 @@ def _compile(config: PPOConfig, players: Players) -> Programs:
             max_new_tokens=rollout.max_new_tokens,
             answers=rollout.answers,
             prepare=unstack_layers,
+            out_shardings=rows,
         ),
-        judge=jax.jit(judge),
-        learn=jax.jit(learn, donate_argnums=0),
-        measure=jax.jit(lambda experience, hyper: make_rollout(experience, hyper, whiten_rewards=False)[1]),
+        judge=jax.jit(judge, out_shardings=rows),
+        learn=jax.jit(learn, donate_argnums=0, out_shardings=(shardings_of(states), everywhere)),
+        measure=jax.jit(
+            lambda experience, hyper: make_rollout(experience, hyper, whiten_rewards=False)[1],
+            out_shardings=everywhere,
+        ),
         constants=make_hyper(
             {
                 "temperature": rollout.temperature,
@@ -194,17 +208,10 @@ def _rates(config: PPOConfig, step: int, total: int) -> dict[str, float]:
 
 
 def _play(
-    job: Run,
-    programs: Programs,
-    players: Players,
-    states: States,
-    index: Index,
-    batch: Any,
-    examples: np.ndarray,
-    functions: Mapping[str, RewardFn],
-    key: jax.Array,
+    game: Game, states: States, index: Index, batch: Any, examples: np.ndarray, key: jax.Array
 ) -> tuple[Experience, Answers]:
     """Answers to a batch of prompts, the rows `examples` of the index, and what everyone says of them."""
+    job, players, programs, rewards = game
     config: Any = job.config
     clock = job.journal.clock
     policy_params, critic_params = states["policy"].params, states["critic"].params
@@ -216,23 +223,40 @@ def _play(
         constants = programs.constants
         experience = programs.judge(policy_params, critic_params, players.frozen, prompts, samples, constants)
         answers = read_answers(samples, index, examples, config.rollout.answers, players.policy.tokenizer)
-        scores = {**experience.scores, **answers.scores(functions, job.mesh)}
+        scores = {**experience.scores, **answers.scores(rewards, job.mesh)}
         jax.block_until_ready(experience)
-    clock.tokens("generate", answers.tokens)
-    clock.tokens("score", answers.tokens)
+    _refuse_nan(experience.scores)
+    for phase in ("generate", "score"):
+        clock.tokens(phase, _drawn_tokens(samples))
     return dataclasses.replace(experience, scores=scores), answers
 
 
-def _evaluate(
-    job: Run,
-    programs: Programs,
-    players: Players,
-    states: States,
-    held_out: Loader | None,
-    functions: Mapping[str, RewardFn],
-    step: int,
-) -> dict[str, float]:
+def _drawn_tokens(samples: Samples) -> int:
+    """Tokens that were drawn, by all processes."""
+    return int(jnp.sum(samples.mask))
+
+
+def _refuse_nan(scores: Mapping[str, jax.Array]) -> None:
+    """NaN from a Python reward says that it has no opinion; from a model it says that the model is broken."""
+    for name, values in scores.items():
+        if bad := int(jnp.sum(~jnp.isfinite(values))):
+            raise ValueError(f"{name} gave NaN or infinity for {bad} of {len(values)} answers; it is not usable")
+
+
+def _warn_of_short_answers(samples: Samples, config: PPOConfig) -> None:
+    cut_off = 1 - float(jnp.mean(samples.terminated))
+    if cut_off > MOST_CUT_OFF:
+        log.warning(
+            "%.0f %% of the answers were cut off at rollout.max_new_tokens=%d: a reward of the end says nothing; "
+            "raise it, or start from a model that ends its answers",
+            100 * cut_off,
+            config.rollout.max_new_tokens,
+        )
+
+
+def _evaluate(game: Game, states: States, held_out: Loader | None, step: int) -> dict[str, float]:
     """Metrics of answers to held-out prompts, drawn with the same keys every time."""
+    job, _, programs, _ = game
     if held_out is None or not job.evaluates_at(step):
         return {}
     job.journal.flush()
@@ -241,11 +265,7 @@ def _evaluate(
     def measured() -> Iterator[Metrics]:
         for number, batch in enumerate(held_out.eval_batches()):
             examples, key = held_out.eval_examples(number), jax.random.fold_in(root, number)
-            experience, _ = _play(job, programs, players, states, held_out.index, batch, examples, functions, key)
+            experience, _ = _play(game, states, held_out.index, batch, examples, key)
             yield programs.measure(experience, programs.constants)
 
-    metrics = average(measured())
-    metrics.pop("num_tokens")
-    metrics = {f"eval/{name}": value for name, value in metrics.items()}
-    job.journal.write(step, metrics)
-    return metrics
+    return job.report_evaluation(step, average(measured()))

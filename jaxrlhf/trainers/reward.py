@@ -8,7 +8,7 @@ from jaxrlhf.trainers.config import RewardConfig
 from jaxrlhf.trainers.fit import fit
 from jaxrlhf.trainers.rows import Rows, make_loaders, reward_batches
 from jaxrlhf.trainers.run import Trained, open_run
-from jaxrlhf.trainers.start import Start, load_start, scalar_start
+from jaxrlhf.trainers.start import Start, take_start
 
 
 def run(
@@ -26,16 +26,17 @@ def run(
         The trained model and where it was written.
     """
     with open_run(config) as job:
-        start = load_start(config.model, job.mesh, scalar=True) if model is None else scalar_start(model)
+        start = take_start(config.model, model, job.mesh, scalar=True, new_head=True)
         kind = reward_batches(config, dataset)
-        train, held_out = make_loaders(job, kind, start.tokenizer, dataset, eval_dataset)
+        train, held_out = make_loaders(job, kind, start, dataset, eval_dataset)
         scorer = make_model(start.config, config.compute)
         if kind == "scored_pairs":
-            loss, totals = pairwise_loss(scorer, center_coef=config.center_coef), pairwise_totals
+            loss, totals = pairwise_loss(scorer), pairwise_totals
         else:
             _refuse_centring(config)
             loss, totals = kwise_loss(scorer), kwise_totals
-        params = fit(job, loss, totals, start.params, train, held_out)
+        constants = {"center_coef": config.center_coef}
+        params = fit(job, loss, totals, start.params, train, held_out, constants=constants)
         return job.finish(start, params)
 
 

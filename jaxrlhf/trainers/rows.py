@@ -6,15 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxrlhf.data.batches import BatchKind
+from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DatasetConfig
-from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.index import build_index
 from jaxrlhf.data.loader import Loader
-from jaxrlhf.data.shapes import Kind
 from jaxrlhf.data.sources import Source, comparison_kind
+from jaxrlhf.sharding.distributed import is_main
 from jaxrlhf.sharding.place import process_rows
 from jaxrlhf.trainers.config import TrainConfig
 from jaxrlhf.trainers.run import Run
+from jaxrlhf.trainers.start import Start, check_positions
 
 log = logging.getLogger(__name__)
 
@@ -23,31 +24,31 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def make_loaders(
-    run: Run, kind: BatchKind, tokenizer: Any, dataset: Rows | None, eval_dataset: Rows | None
+    run: Run, kind: BatchKind, start: Start, dataset: Rows | None, eval_dataset: Rows | None, *, answer: int = 0
 ) -> tuple[Loader, Loader | None]:
     """Reads and indexes the data, and plans the run's steps by them.
 
     Args:
         run: the open run.
         kind: the batches that the method reads.
-        tokenizer: of the model.
+        start: the model that reads them.
         dataset: training rows in memory; None reads what the config names.
         eval_dataset: evaluation rows in memory; None reads what the config names, if anything.
+        answer: tokens that the model will add to each row.
 
     Returns:
         The loader of training batches, and that of evaluation batches if there are any.
 
     Raises:
-        ValueError: if no data are named, or they are bad; see `data.index`.
+        ValueError: if no data are named, they are bad (see `data.index`), or too long for the model.
     """
     config = run.config
-    train = _loader(run, kind, training_sources(config, dataset), tokenizer, config.batch_size, "training data")
+    train = _loader(run, kind, training_sources(config, dataset), start, config.batch_size, answer, "training")
     run.plan(train.index.digest, train.index.units)
     sources = _held_out_sources(config, eval_dataset)
     if sources is None:
         return train, None
-    size = config.batch_size if config.eval_batch_size is None else config.eval_batch_size
-    return train, _loader(run, kind, sources, tokenizer, size, "evaluation data")
+    return train, _loader(run, kind, sources, start, config.eval_rows, answer, "evaluation")
 
 
 def reward_batches(config: TrainConfig, dataset: Rows | None) -> BatchKind:
@@ -76,27 +77,22 @@ def _held_out_sources(config: TrainConfig, dataset: Rows | None) -> list[Source]
         return [dataset]
     if config.eval_dataset is not None:
         return [DatasetConfig(path=config.eval_dataset)]
-    if config.eval_every or config.best_metric:
-        raise ValueError("eval_every and best_metric have no effect without eval_dataset; name one, or leave them out")
+    idle = [name for name in ("eval_every", "eval_batch_size", "best_metric") if getattr(config, name)]
+    if idle:
+        raise ValueError(f"{', '.join(idle)}: no effect without eval_dataset; name one, or leave them out")
     return None
 
 
-def _loader(run: Run, kind: BatchKind, sources: list[Source], tokenizer: Any, size: int, what: str) -> Loader:
-    config = run.config
-    index = build_index(_INDEX_KINDS[kind], sources, tokenizer, config.data)
-    _report(what, index)
-    return Loader(index, kind, size, config.seed, rows=process_rows(run.mesh, size), buckets=config.data.buckets)
-
-
-_INDEX_KINDS: dict[BatchKind, Kind] = {
-    "tokens": "sft",
-    "pairs": "preference",
-    "scored_pairs": "preference",
-    "scored_ranked": "ranked",
-    "prompts": "prompt",
-}
-
-
-def _report(what: str, index: Index) -> None:
+def _loader(
+    run: Run, kind: BatchKind, sources: list[Source], start: Start, size: int, answer: int, what: str
+) -> Loader:
+    data = run.config.data
+    rejects = run.folder / f"rejected_{what}_rows.jsonl" if is_main() and data.bad_rows == "skip" else None
+    index = build_index(LAYOUTS[kind].index_kinds[0], sources, start.tokenizer, data, rejects=rejects)
     for line in index.report.lines():
-        log.info("%s: %s", what, line)
+        log.info("%s data: %s", what, line)
+    if kind == "pairs" and index.margins.any():
+        log.warning("%s data: the column 'margin' has no effect on DPO", what)
+    shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else "lower data.max_length"
+    check_positions(start, index.report.longest + answer, shorter)
+    return Loader(index, kind, size, run.config.seed, rows=process_rows(run.mesh, size), buckets=data.buckets)

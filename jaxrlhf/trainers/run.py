@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,8 +18,10 @@ from jax.sharding import Mesh
 
 import jaxrlhf
 from jaxrlhf.checkpoint.export import export_hf
+from jaxrlhf.checkpoint.fingerprint import fingerprint
 from jaxrlhf.checkpoint.state import Checkpoints
 from jaxrlhf.config import diff, dump, load
+from jaxrlhf.data.chat import with_template
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
@@ -61,6 +64,8 @@ class Run:
         mesh: the devices; it is set while the run is open.
         checkpoints: where it can go on.
         journal: what it writes down.
+        digest: of the data, once `plan` was called.
+        frozen: fingerprint of the models that are not trained, once `resume` was called.
         total: number of steps, once `plan` was called.
     """
 
@@ -71,6 +76,7 @@ class Run:
     journal: Journal
     writer: MetricsWriter
     digest: str = ""
+    frozen: str = ""
     total: int = 0
 
     def plan(self, digest: str, rows: int) -> int:
@@ -88,15 +94,17 @@ class Run:
         self.digest = digest
         return self.total
 
-    def resume(self, state: Any) -> tuple[Any, int]:
+    def resume(self, state: Any, frozen: Params) -> tuple[Any, int]:
         """The state to go on from, and the number of steps that were taken: `state` itself and 0 for a new run.
 
         Args:
             state: pytree of the arrays that a checkpoint holds, where they belong.
+            frozen: parameters that the run reads and does not train.
 
         Raises:
-            ValueError: if the data are not those that the run began with.
+            ValueError: if the data or the frozen parameters are not those that the run began with.
         """
+        self.frozen = fingerprint(frozen)
         step = self.checkpoints.latest()
         if is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,16 +123,35 @@ class Run:
                 f"{self.folder} was trained on other data (digest {record['data'][:12]}, now {self.digest[:12]}); "
                 "restore the data, or start a new run in another folder"
             )
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+        if record["frozen"] != self.frozen:
+            raise ValueError(
+                f"{self.folder} was trained against another reference or reward model than the one named now; "
+                "restore it, or start a new run in another folder"
+            )
         self.writer.truncate(step)
         self.journal.begin(self.total, step, record["num_tokens"])
         log.info("going on from step %d of %s", step, self.folder)
-        return self.checkpoints.restore(step, like), step
+        return self.checkpoints.restore(step, _layout(state)), step
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation follows this many steps."""
         every = self.config.eval_every
         return step in (0, self.total) or (every > 0 and step % every == 0)
+
+    def report_evaluation(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Writes the metrics of an evaluation under `eval/`, and returns them by these names.
+
+        Raises:
+            ValueError: if the metric that chooses the best step is not among them.
+        """
+        metrics = {f"eval/{name}": value for name, value in values.items() if name != "num_tokens"}
+        wanted = self.config.best_metric
+        if wanted is not None and wanted not in metrics:
+            near = difflib.get_close_matches(wanted, metrics, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(metrics))}"
+            raise ValueError(f"best_metric={wanted!r} is no metric of this method; {hint}")
+        self.journal.write(step, metrics)
+        return metrics
 
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint follows this many steps: also wherever the metric that chooses the best is known."""
@@ -146,6 +173,7 @@ class Run:
             "position": step * self.config.batch_size,
             "seed": self.config.seed,
             "data": self.digest,
+            "frozen": self.frozen,
             "num_tokens": self.journal.num_tokens,
             "versions": {"jaxrlhf": jaxrlhf.__version__, "jax": jax.__version__},
         }
@@ -157,8 +185,7 @@ class Run:
         if step is None or step == self.total:
             return state
         log.info("exporting step %d, the best by %s", step, self.config.best_metric)
-        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-        return self.checkpoints.restore(step, like)
+        return self.checkpoints.restore(step, _layout(state))
 
     def finish(self, start: Start, params: Params) -> Trained:
         """Writes `export/` in Hugging Face format, replacing one that an earlier end of the run left.
@@ -168,9 +195,11 @@ class Run:
             params: what came out.
         """
         target = self.folder / "export"
-        export_hf(target, params, start.config, tokenizer=start.tokenizer, eos_token_ids=start.stops, overwrite=True)
+        tokenizer = with_template(start.tokenizer, self.config.data)
+        export_hf(target, params, start.config, tokenizer=tokenizer, eos_token_ids=start.stops, overwrite=True)
         log.info("wrote %s", target)
-        return Trained(folder=self.folder, model=dataclasses.replace(start, params=params), steps=self.total)
+        model = dataclasses.replace(start, params=params, tokenizer=tokenizer)
+        return Trained(folder=self.folder, model=model, steps=self.total)
 
 
 @contextlib.contextmanager
@@ -193,7 +222,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
     folder = Path(config.out)
     writer = MetricsWriter(folder, main=is_main())
     checkpoints = Checkpoints(
-        folder / "checkpoints", keep=config.keep, best_metric=config.best_metric, best_mode=config.best_mode
+        folder / "checkpoints", keep=config.keep, best_metric=config.best_metric, best_mode=config.best_is
     )
     if checkpoints.steps():
         _check_same_run(folder, config)
@@ -207,6 +236,10 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             journal=journal,
             writer=writer,
         )
+
+
+def _layout(state: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
 
 
 def _check_same_run(folder: Path, config: TrainConfig) -> None:

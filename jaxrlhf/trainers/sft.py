@@ -8,7 +8,7 @@ from jaxrlhf.trainers.config import SFTConfig
 from jaxrlhf.trainers.fit import fit
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Trained, open_run
-from jaxrlhf.trainers.start import Start, check_head, load_start
+from jaxrlhf.trainers.start import Start, take_start
 
 
 def run(
@@ -26,8 +26,8 @@ def run(
         The trained model and where it was written.
     """
     with open_run(config) as job:
-        start = load_start(config.model, job.mesh) if model is None else check_head(model, "model", scalar=False)
-        train, held_out = make_loaders(job, "tokens", start.tokenizer, dataset, eval_dataset)
+        start = take_start(config.model, model, job.mesh)
+        train, held_out = make_loaders(job, "tokens", start, dataset, eval_dataset)
         policy = make_model(start.config, config.compute)
         params = fit(job, sft_loss(policy), sft_totals, start.params, train, held_out)
         return job.finish(start, params)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxrlhf.models.config import ModelConfig
+from jaxrlhf.models.folder import find_folder, read_config
 from jaxrlhf.models.load import load_policy, load_scalar
 from jaxrlhf.sharding.rules import shardings_for
 from jaxrlhf.types import Params
@@ -58,33 +59,48 @@ def resolve(name: str) -> str:
     return str(folder / "export")
 
 
-def load_start(name: str, mesh: Mesh, *, scalar: bool = False) -> Start:
+def load_start(name: str, mesh: Mesh, *, what: str = "model", scalar: bool = False, new_head: bool = False) -> Start:
     """Loads a model straight onto the mesh.
 
     Args:
         name: see `resolve`.
         mesh: where the parameters go.
-        scalar: whether the model gets a scalar head, from the folder if it has one and of zeros if not.
+        what: the option that names it, for messages.
+        scalar: whether the model must have a scalar head rather than an unembedding.
+        new_head: whether a language model gets a scalar head of zeros, where `scalar` asks for one.
+
+    Raises:
+        ValueError: if its head is of the other kind, or see `models.load`.
     """
     from transformers import AutoTokenizer
 
-    loaded = (load_scalar if scalar else load_policy)(resolve(name), mesh=mesh)
+    folder = find_folder(resolve(name))
+    if not new_head:
+        _check_head(read_config(folder), f"{what}={name}", scalar=scalar)
+    loaded = (load_scalar if scalar else load_policy)(folder, mesh=mesh)
     log.info("%s", loaded.report)
-    folder = loaded.report.folder
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return Start(config=loaded.config, params=loaded.params, tokenizer=tokenizer, stops=stop_ids(tokenizer, folder))
 
 
-def check_head(start: Start, what: str, *, scalar: bool) -> Start:
-    """Refuses a model whose head is of the other kind.
+def take_start(
+    name: str | None,
+    given: Start | None,
+    mesh: Mesh,
+    *,
+    what: str = "model",
+    scalar: bool = False,
+    new_head: bool = False,
+) -> Start:
+    """A model in memory, copied to where the rules put it, or else the one that is named; the rest is `load_start`'s.
 
-    Raises:
-        ValueError: if it is a language model where a scorer is needed, or the other way round.
+    Its parameters belong to the caller alone, who may donate them.
     """
-    if start.config.scalar_head != scalar:
-        needed, found = ("a score head", "an unembedding") if scalar else ("an unembedding", "a score head")
-        raise ValueError(f"{what} needs a model with {needed}, and this one has {found}")
-    return start
+    if given is None:
+        return load_start(name or "", mesh, what=what, scalar=scalar, new_head=new_head)
+    start = scalar_start(given) if scalar and new_head else given
+    _check_head(start.config, what, scalar=scalar)
+    return dataclasses.replace(start, params=own_copy(start.params, mesh))
 
 
 def scalar_start(start: Start) -> Start:
@@ -96,16 +112,19 @@ def scalar_start(start: Start) -> Start:
     return dataclasses.replace(start, config=dataclasses.replace(start.config, scalar_head=True), params=params)
 
 
-def load_reference(name: str | None, given: Start | None, start: Start, mesh: Mesh) -> Params:
-    """The parameters of a reference: one in memory, one that is named, or else those that the run starts from.
+def take_reference(name: str | None, given: Start | None, policy: Start, mesh: Mesh) -> Params:
+    """The parameters of a reference: one in memory, one that is named, or else a copy of the policy's own.
 
     Raises:
         ValueError: if the reference is another model than the policy.
     """
-    reference = given if given is not None else start if name is None else load_start(name, mesh)
-    if reference.config != start.config:
-        raise ValueError(f"the reference is another model than the policy: {reference.config} against {start.config}")
-    return own_copy(reference.params, mesh)
+    if given is None and name is None:
+        return own_copy(policy.params, mesh)
+    reference = take_start(name, given, mesh, what="reference")
+    if reference.config != policy.config:
+        raise ValueError(f"the reference is another model than the policy: {reference.config} against {policy.config}")
+    check_same_tokens(policy, reference, "the reference")
+    return reference.params
 
 
 def check_same_tokens(start: Start, other: Start, what: str) -> None:
@@ -122,12 +141,34 @@ def check_same_tokens(start: Start, other: Start, what: str) -> None:
         )
 
 
+def check_positions(start: Start, longest: int, remedy: str) -> None:
+    """Refuses sequences that are longer than the model was made for.
+
+    Args:
+        start: the model.
+        longest: tokens of the longest sequence.
+        remedy: what makes them shorter, e.g. "lower data.max_length".
+
+    Raises:
+        ValueError: if it has fewer positions.
+    """
+    most = start.config.max_positions
+    if longest > most:
+        raise ValueError(f"the longest sequence has {longest} tokens, and the model {most} positions; {remedy}")
+
+
 def own_copy(params: Params, mesh: Mesh) -> Params:
     """A copy of the parameters where the rules put them: a step donates its state, and others may hold the original."""
     shardings, kept = shardings_for(params, mesh)
     for line in kept:
         log.info("%s", line)
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)
+
+
+def _check_head(config: ModelConfig, what: str, *, scalar: bool) -> None:
+    if config.scalar_head != scalar:
+        needed, found = ("a score head", "an unembedding") if scalar else ("an unembedding", "a score head")
+        raise ValueError(f"{what} has {found}, and {needed} is needed here")
 
 
 def stop_ids(tokenizer: Any, folder: Path) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrlhf import ops
-from jaxrlhf.ops.stats import is_metric
+from jaxrlhf.ops.stats import is_metric, merged_values
 
 VALUES = jnp.asarray([[1.0, 2.0, jnp.nan], [6.0, jnp.inf, -jnp.inf]])
 MASK = jnp.asarray([[True, True, False], [True, False, False]])
@@ -60,3 +60,15 @@ def test_metrics_are_leaves_of_their_trees():
     assert all(is_metric(metric) for metric in (ops.Mean(one, one), ops.Max(one), ops.Min(one), ops.Sum(one)))
     assert not is_metric(one) and not is_metric({"loss": ops.Sum(one)})
     np.testing.assert_array_equal(ops.values_of([ops.Sum(one)]), [1.0])
+
+
+def test_steps_merge_on_the_host_as_their_parts_would():
+    def step(total: float, weight: float, most: float, count: float):
+        total, weight, most, count = map(jnp.float32, (total, weight, most, count))
+        return {"mean": ops.Mean(total, weight), "most": ops.Max(most), "n": ops.Sum(count)}
+
+    assert merged_values([step(6, 3, 2, 1), step(10, 1, 7, 4)]) == {"mean": 4.0, "most": 7.0, "n": 5.0}
+    nothing = merged_values([{"mean": ops.Mean(jnp.float32(0.0), jnp.float32(0.0))}])
+    assert np.isnan(nothing["mean"])
+    large = merged_values([{"n": ops.Sum(jnp.float32(2.0**24))}, {"n": ops.Sum(jnp.float32(1.0))}])
+    assert large["n"] == 2**24 + 1  # float32 would lose the one

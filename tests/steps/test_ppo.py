@@ -32,8 +32,8 @@ SAMPLE = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6, answers=2)
 
 
 @functools.cache
-def decoder_judge(parts: int):
-    return jax.jit(make_judge(POLICY, FAKE_CRITIC, FAKE_CRITIC, parts=parts, answers=2))
+def decoder_judge(rows_at_once: int):
+    return jax.jit(make_judge(POLICY, FAKE_CRITIC, FAKE_CRITIC, rows_at_once=rows_at_once, answers=2))
 
 
 def played(temperature: float, parts: int) -> tuple[Any, Experience]:
@@ -42,7 +42,7 @@ def played(temperature: float, parts: int) -> tuple[Any, Experience]:
     samples = SAMPLE(params, prompts, jax.random.key(1), temperature=temperature)
     values = {**HYPER, "temperature": jnp.float32(temperature)}
     frozen = {"reference": params, "scorer": critic}
-    return values, decoder_judge(parts)(params, critic, frozen, prompts, samples, values)
+    return values, decoder_judge(8 // parts)(params, critic, frozen, prompts, samples, values)
 
 
 @pytest.mark.parametrize("mini_batches, micro_batches", [(1, 1), (1, 4), (2, 2)])

@@ -9,19 +9,20 @@ import numpy as np
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.steps.reward import answer_scores, kwise_loss, kwise_totals, pairwise_loss, pairwise_totals
 from jaxrlhf.steps.update import LossFn, TotalsFn
-from tests.fakes import bigram_model, pair_batch, ranked_batch, score_batch
+from tests.fakes import bigram_model, hyper, pair_batch, ranked_batch, score_batch
 
 MODEL, PARAMS = bigram_model(scalar=True)
 ROWS = score_batch([3, 5, 4, 4, 2, 5], 5)
-PAIRWISE = (pairwise_loss(MODEL, center_coef=0.0), pairwise_totals)
+PAIRWISE = (pairwise_loss(MODEL), pairwise_totals)
 KWISE = (kwise_loss(MODEL), kwise_totals)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run(method: tuple[LossFn, TotalsFn], batch: Any):
+def run(method: tuple[LossFn, TotalsFn], batch: Any, center_coef: float = 0.0):
     loss_fn, totals_fn = method
+    values = hyper(center_coef=center_coef)
     differentiate = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, metrics), gradient = differentiate(PARAMS, None, batch, totals_fn(batch), {}, jax.random.key(0))
+    (loss, metrics), gradient = differentiate(PARAMS, None, batch, totals_fn(batch), values, jax.random.key(0))
     return loss, gradient, values_of(metrics)
 
 
@@ -35,8 +36,7 @@ def test_an_answer_is_scored_at_its_last_token():
 def test_pairs_by_hand():
     scores = np.asarray(answer_scores(MODEL, PARAMS, pair_batch(ROWS).answers), np.float64)
     gap = scores[:, 0] - scores[:, 1]
-    method = (pairwise_loss(MODEL, center_coef=0.1), pairwise_totals)
-    loss, _, metrics = run(method, pair_batch(ROWS, margin=0.3))
+    loss, _, metrics = run(PAIRWISE, pair_batch(ROWS, margin=0.3), 0.1)
     expected = np.mean(np.log1p(np.exp(0.3 - gap)) + 0.1 * scores.sum(axis=1) ** 2)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)

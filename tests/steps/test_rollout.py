@@ -146,16 +146,16 @@ def test_whitened_rewards_have_variance_1_and_keep_their_mean():
 
 
 @functools.cache
-def judge(parts: int, answers: int, with_scorer: bool):
+def judge(rows_at_once: int, answers: int, with_scorer: bool):
     (policy, _), (critic, _) = bigram_model(), bigram_model(scalar=True)
     scorer = critic if with_scorer else None
-    return jax.jit(make_judge(policy, critic, scorer, parts=parts, answers=answers))
+    return jax.jit(make_judge(policy, critic, scorer, rows_at_once=rows_at_once, answers=answers))
 
 
-def judged(parts: int = 1, answers: int = 1, scorer: Any = None, prompts: Any = PROMPTS) -> Experience:
+def judged(rows_at_once: int = 4, answers: int = 1, scorer: Any = None, prompts: Any = PROMPTS) -> Experience:
     frozen = {"reference": bigram_model(seed=1)[1]} | ({} if scorer is None else {"scorer": scorer})
     params, critic = bigram_model()[1], bigram_model(scalar=True)[1]
-    return judge(parts, answers, scorer is not None)(
+    return judge(rows_at_once, answers, scorer is not None)(
         params, critic, frozen, prompts, SAMPLES, {**HYPER, "temperature": 0.5}
     )
 
@@ -172,8 +172,11 @@ def test_everyone_judges_the_same_rows_at_the_sampling_temperature():
 
 
 def test_parts_and_repeated_prompts_change_nothing():
-    whole = judged()
-    chex.assert_trees_all_close(judged(parts=2), whole, rtol=1e-6)
+    scorer = bigram_model(scalar=True, seed=5)[1]
+    whole = judged(scorer=scorer)
+    assert np.unique(whole.scores["reward_model"]).size > 1
+    for rows_at_once in (1, 2, 8):
+        chex.assert_trees_all_close(judged(rows_at_once, scorer=scorer), whole, rtol=1e-6)
     pairs = jax.tree.map(lambda leaf: leaf[:2], PROMPTS)
     twice = jax.tree.map(lambda leaf: np.repeat(leaf[:2], 2, axis=0), PROMPTS)
     chex.assert_trees_all_close(judged(answers=2, prompts=pairs), judged(prompts=twice), rtol=1e-6)

@@ -33,7 +33,7 @@ MESHES = {"rows": (8, 1, 1), "params": (1, 8, 1), "all": (2, 2, 2)}
 ADAM = adamw_direction(b1=0.9, b2=0.95, eps=1e-4, weight_decay=0.1)
 HYPER = hyper(
     learning_rate=0.05, critic_learning_rate=0.05, max_grad_norm=1.0, beta=0.3, temperature=0.8, kl_coef=0.1,
-    clip_eps=0.2, value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0,
+    center_coef=0.01, clip_eps=0.2, value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0,
 )  # fmt: skip
 
 Players = tuple[tuple[Model, Any], tuple[Model, Any], Any]  # policy, critic, reference
@@ -57,7 +57,7 @@ def supervised(players: Players):
 
 def reward(players: Players):
     _, (model, params), _ = players
-    step = make_update(pairwise_loss(model, center_coef=0.01), pairwise_totals, ADAM)
+    step = make_update(pairwise_loss(model), pairwise_totals, ADAM)
     return step, init_state(params, ADAM), None, pair_batch(score_batch(LENGTHS, 6, vocab=VOCAB))
 
 

@@ -57,9 +57,7 @@ def method(name: str) -> Method:
     ranks = [[1, 2, 3, 4], [2, 1, 2, 1], [1, 2, 1, 2], [1, 1, 1, 1]]  # the last prompt has nothing to compare
     return {
         "sft": lambda: Method(sft_loss(policy), sft_totals, params, None, rows),
-        "pairwise": lambda: Method(
-            pairwise_loss(scorer, center_coef=0.01), pairwise_totals, score_params, None, pair_batch(scored, 0.3)
-        ),
+        "pairwise": lambda: Method(pairwise_loss(scorer), pairwise_totals, score_params, None, pair_batch(scored, 0.3)),
         "kwise": lambda: Method(kwise_loss(scorer), kwise_totals, score_params, None, ranked_batch(scored, ranks)),
         "dpo": lambda: Method(preference_loss(policy), dpo_totals, params, reference, pair_batch(rows)),
         "policy": lambda: policy_method(scalar=False),
@@ -68,7 +66,7 @@ def method(name: str) -> Method:
 
 
 METHODS = ("sft", "pairwise", "kwise", "dpo", "policy", "critic")
-HYPER = hyper(beta=0.3, temperature=0.7, clip_eps=0.2, value_clip_eps=0.5)
+HYPER = hyper(beta=0.3, center_coef=0.01, temperature=0.7, clip_eps=0.2, value_clip_eps=0.5)
 
 
 def slope() -> tuple[LossFn, TotalsFn]:

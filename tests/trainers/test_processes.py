@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from jaxrlhf.models.load import load_policy
-from tests.trainers.small import metrics, train
+from tests.trainers.small import metrics, samples, train
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (
     "import sys; from pathlib import Path; from jaxrlhf.sharding.distributed import initialize; initialize();"
-    "from tests.trainers.small import train; train(sys.argv[1], Path(sys.argv[2]), steps=2)"
+    "from tests.trainers.small import stop_after, train;"
+    "stop_after(sys.argv[3]); train(sys.argv[1], Path(sys.argv[2]))"
 )
 
 
@@ -23,11 +24,15 @@ def test_two_processes_equal_one(method, tmp_path):
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     launcher = [sys.executable, "scripts/launch/local.py", "--processes", "2", "--"]
-    command = [*launcher, sys.executable, "-c", PROGRAM, method, str(tmp_path / "two")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for stop, last in (("2", 2), ("never", 4)):  # the second launch goes on where the first one stopped
+        command = [*launcher, sys.executable, "-c", PROGRAM, method, str(tmp_path / "two"), stop]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        assert [line["step"] for line in metrics(tmp_path / "two")][-1] == last
 
-    train(method, tmp_path / "one", steps=2)
+    train(method, tmp_path / "one")
     one, two = load_policy(tmp_path / "one" / "export").params, load_policy(tmp_path / "two" / "export").params
     for left, right in zip(_leaves(one), _leaves(two), strict=True):
         np.testing.assert_allclose(left, right, atol=2e-4)
@@ -35,6 +40,8 @@ def test_two_processes_equal_one(method, tmp_path):
     assert [line[name] for line in metrics(tmp_path / "two") if name in line] == pytest.approx(
         [line[name] for line in metrics(tmp_path / "one") if name in line], rel=1e-4
     )
+    one, two = ([(row["prompt"], row["completion"]) for row in samples(tmp_path / name)] for name in ("one", "two"))
+    assert one[:8] == two[:8]  # of the first step, and of the first process
 
 
 def _leaves(tree):

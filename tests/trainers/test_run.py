@@ -1,12 +1,28 @@
 import dataclasses
+import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import yaml
 
+from jaxrlhf.data.config import DataConfig
+from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.trainers import dpo, ppo, sft
-from jaxrlhf.trainers.config import OptimConfig
-from jaxrlhf.trainers.start import scalar_start
-from tests.trainers.small import assert_same_params, config, demonstrations, metrics, pairs, prompts, start, train
+from jaxrlhf.trainers.config import OptimConfig, RolloutConfig
+from jaxrlhf.trainers.start import load_start, scalar_start
+from tests.trainers.small import (
+    assert_same_params,
+    config,
+    demonstrations,
+    metrics,
+    pairs,
+    prompts,
+    samples,
+    start,
+    train,
+)
 
 
 def test_folder_holds_everything(tmp_path):
@@ -34,7 +50,10 @@ def test_other_data_in_the_folder_are_refused(tmp_path):
 
 def test_harmless_keys_may_change(tmp_path):
     train("sft", tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     train("sft", tmp_path / "run", log_every=2, keep=5)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["keep"] == 5
 
 
 def test_batch_that_does_not_divide_is_named_before_anything_compiles(tmp_path):
@@ -49,7 +68,7 @@ def test_micro_batches_that_do_not_divide_are_named(tmp_path):
 
 
 def test_evaluation_without_data_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="eval_every and best_metric have no effect without eval_dataset"):
+    with pytest.raises(ValueError, match="eval_every: no effect without eval_dataset"):
         sft.run(config("sft", tmp_path / "run", eval_every=2), model=start(), dataset=demonstrations())
 
 
@@ -132,9 +151,9 @@ def test_fewer_steps_than_were_taken_are_refused(tmp_path):
 
 def test_a_model_with_the_wrong_head_is_refused(tmp_path):
     scorer = scalar_start(start())
-    with pytest.raises(ValueError, match="model needs a model with an unembedding, and this one has a score head"):
+    with pytest.raises(ValueError, match="model has a score head, and an unembedding is needed here"):
         sft.run(config("sft", tmp_path / "run"), model=scorer, dataset=demonstrations())
-    with pytest.raises(ValueError, match="reward_model needs a model with a score head"):
+    with pytest.raises(ValueError, match="reward_model has an unembedding, and a score head is needed here"):
         ppo.run(config("ppo", tmp_path / "run"), model=start(), reward_model=start(), dataset=prompts())
 
 
@@ -143,3 +162,87 @@ def test_a_reward_model_in_memory_keeps_its_head(tmp_path):
     train("reward", tmp_path / "next", model=first.model, steps=1)
     before = [line["eval/loss"] for line in metrics(tmp_path / "first") if "eval/loss" in line][-1]
     assert metrics(tmp_path / "next")[0]["eval/loss"] == pytest.approx(before, rel=1e-5)
+
+
+def test_a_language_model_named_as_reward_model_is_refused(tmp_path):
+    """Its head would be new, and its scores all the same."""
+    train("sft", tmp_path / "sft", steps=1)
+    settings = config("ppo", tmp_path / "run", reward_model=str(tmp_path / "sft"))
+    with pytest.raises(ValueError, match="reward_model=.* has an unembedding, and a score head is needed here"):
+        ppo.run(settings, model=start(), dataset=prompts())
+
+
+def test_another_reference_in_the_folder_is_refused(tmp_path):
+    train("dpo", tmp_path / "run", steps=2)
+    other = start()
+    other = dataclasses.replace(other, params=jax.tree.map(lambda leaf: 1.5 * leaf, other.params))
+    with pytest.raises(ValueError, match="was trained against another reference"):
+        settings = config("dpo", tmp_path / "run", steps=4)
+        dpo.run(settings, model=start(), reference=other, dataset=pairs(), eval_dataset=pairs(5))
+
+
+def test_more_steps_than_were_asked_at_first_go_on(tmp_path):
+    train("sft", tmp_path / "run", steps=2, optim=OptimConfig(schedule="constant"))
+    longer = train("sft", tmp_path / "run", steps=4, optim=OptimConfig(schedule="constant"))
+    whole = train("sft", tmp_path / "whole", steps=4, optim=OptimConfig(schedule="constant"))
+    assert_same_params(longer.model, whole.model)
+
+
+def test_a_misspelt_metric_is_named(tmp_path):
+    with pytest.raises(ValueError, match="'eval/los' is no metric of this method; did you mean 'eval/loss'"):
+        train("sft", tmp_path / "run", best_metric="eval/los")
+
+
+def test_rows_longer_than_the_model_has_positions_are_refused(tmp_path):
+    long = [{"text": "the room was clean . " * 20}]
+    with pytest.raises(ValueError, match="the longest sequence has 102 tokens, and the model 64 positions; lower data"):
+        sft.run(config("sft", tmp_path / "run", data=DataConfig(max_length=128)), model=start(), dataset=long * 8)
+    rollout = RolloutConfig(max_new_tokens=60, answers=2)
+    with pytest.raises(ValueError, match="the model 64 positions; lower rollout.max_new_tokens or data.max_prompt"):
+        train("ppo", tmp_path / "ppo", rollout=rollout)
+
+
+def test_a_reward_model_that_gives_nan_stops_the_run(tmp_path):
+    scorer = scalar_start(start())
+    broken = {**scorer.params, "score": {"kernel": jnp.full((1, 16), jnp.nan)}}
+    settings = config("ppo", tmp_path / "run")
+    with pytest.raises(ValueError, match="reward_model gave NaN or infinity for 16 of 16 answers"):
+        ppo.run(settings, model=start(), reward_model=dataclasses.replace(scorer, params=broken), dataset=prompts())
+
+
+def test_answers_that_are_all_cut_off_are_warned_of(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        train("ppo", tmp_path / "run", steps=1, rollout=RolloutConfig(max_new_tokens=1, answers=2))
+    assert "of the answers were cut off at rollout.max_new_tokens=1" in caplog.text
+
+
+def test_models_in_memory_stay_usable(tmp_path):
+    """A run donates its own copies."""
+    model, scorer = start(), scalar_start(start())
+    ppo.run(config("ppo", tmp_path / "run", steps=1), model=model, reward_model=scorer, dataset=prompts())
+    for leaf in jax.tree.leaves((model.params, scorer.params)):
+        assert np.isfinite(leaf).all()
+
+
+def test_bad_rows_that_are_skipped_are_kept_in_the_folder(tmp_path):
+    rows = [*demonstrations(40), {"prompt": "the room", "completion": 7}]
+    data = DataConfig(max_length=48, bad_rows="skip")
+    sft.run(config("sft", tmp_path / "run", steps=1, data=data), model=start(), dataset=rows)
+    (line,) = (tmp_path / "run" / "rejected_training_rows.jsonl").read_text().splitlines()
+    assert json.loads(line)["row"] == rows[-1]
+
+
+def test_the_chat_template_of_the_data_is_exported(tmp_path):
+    conversation = [{"role": "user", "content": "the room ?"}, {"role": "assistant", "content": "it was clean ."}]
+    data = DataConfig(max_length=64, chat_template="hh")
+    settings = config("sft", tmp_path / "sft", steps=1, data=data)
+    sft.run(settings, model=start(), dataset=[{"messages": conversation}] * 8)
+    exported = load_start(str(tmp_path / "sft"), make_mesh())
+    assert "Human: " in exported.tokenizer.apply_chat_template(conversation, tokenize=False)
+    asked = config("ppo", tmp_path / "ppo", steps=1, model=str(tmp_path / "sft"))
+    ppo.run(asked, dataset=[{"prompt": conversation[:1]}] * 8, rewards=[always_one])
+    assert "Human: " in samples(tmp_path / "ppo")[0]["prompt"]
+
+
+def always_one(prompts, completions, **columns):
+    return [1.0] * len(completions)

@@ -1,4 +1,4 @@
-"""Sampled answers as text, for Python rewards and for samples.jsonl."""
+"""Python rewards of sampled answers: each process decodes and scores its own rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrlhf.data.chat import answer_texts
 from jaxrlhf.data.index import Index
 from jaxrlhf.rewards.functions import RewardFn, call_rewards
 from jaxrlhf.sharding.place import local_rows, place_batch
@@ -23,10 +24,9 @@ class Answers:
     Attributes:
         rows: total number of rows, padding among them.
         real: the numbers of the rows that are no padding.
-        prompts: of the real rows, text or messages.
+        prompts: of the real rows, as text; conversations as the chat template renders them.
         completions: of the real rows, text without special tokens.
         columns: the other columns of the data, one value a real row.
-        tokens: drawn for the real rows.
     """
 
     rows: int
@@ -34,7 +34,6 @@ class Answers:
     prompts: list[Any]
     completions: list[str]
     columns: dict[str, list[Any]]
-    tokens: int
 
     def scores(self, rewards: Mapping[str, RewardFn], mesh: Mesh) -> dict[str, jax.Array]:
         """What Python rewards say, as global arrays [B]; NaN at padding and where a reward has no opinion."""
@@ -76,7 +75,7 @@ def read_answers(samples: Samples, index: Index, examples: np.ndarray, answers: 
     owners = np.repeat(examples, answers)
     real = np.flatnonzero(owners >= 0)
     extras = [index.extras[owner] for owner in owners[real]]
-    texts = tokenizer.batch_decode([tokens[row][mask[row]] for row in real], skip_special_tokens=True)
+    texts = answer_texts(tokenizer, [tokens[row][mask[row]] for row in real])
     names = {name: None for extra in index.extras for name in extra if name != "prompt"}
     return Answers(
         rows=len(owners),
@@ -84,5 +83,4 @@ def read_answers(samples: Samples, index: Index, examples: np.ndarray, answers: 
         prompts=[extra["prompt"] for extra in extras],
         completions=texts,
         columns={name: [extra.get(name) for extra in extras] for name in names},
-        tokens=int(mask[real].sum()),
     )

@@ -1,0 +1,37 @@
+"""Names of parameter values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxrlhf.checkpoint.fingerprint import fingerprint
+from jaxrlhf.sharding.mesh import make_mesh
+
+PARAMS = {"kernel": np.arange(32, dtype=np.float32).reshape(8, 4) / 7, "scale": np.ones(8, np.float32)}
+
+
+def test_equal_values_have_one_name_however_they_are_spread():
+    mesh = make_mesh(data=1, fsdp=4, tensor=2)
+    sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
+    assert fingerprint(jax.device_put(PARAMS, sharding)) == fingerprint(jax.tree.map(jnp.asarray, PARAMS))
+
+
+@pytest.mark.parametrize("change", ["one value by one bit", "two values exchanged", "another shape", "another name"])
+def test_other_values_have_another_name(change):
+    other = jax.tree.map(np.copy, PARAMS)
+    if change == "one value by one bit":
+        other["kernel"][3, 2] = np.nextafter(other["kernel"][3, 2], np.float32(9))
+    elif change == "two values exchanged":
+        other["kernel"][[1, 2]] = other["kernel"][[2, 1]]
+    elif change == "another shape":
+        other["kernel"] = other["kernel"].reshape(4, 8)
+    else:
+        other["weight"] = other.pop("kernel")
+    assert fingerprint(other) != fingerprint(PARAMS)
+
+
+def test_half_precision_has_a_name_too():
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), PARAMS)
+    assert fingerprint(half) != fingerprint(PARAMS)
