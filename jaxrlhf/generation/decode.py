@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.generation.sampling import SamplingSettings, draw
 from jaxrlhf.kernels.reference import logits_of
+from jaxrlhf.ops.masked import positions_of
 from jaxrlhf.types import KVCache, Model, Params, PromptBatch, Samples
 
 
@@ -60,7 +61,7 @@ def generate(
     prefill = model.apply(
         params,
         prompts.tokens,
-        positions=_positions(prompts.segment_ids),
+        positions=positions_of(prompts.segment_ids),
         segment_ids=prompts.segment_ids,
         cache=model.init_cache(batch, width + max_new_tokens - 1),
     )
@@ -133,10 +134,6 @@ def _row_keys(key: jax.Array, row_ids: jax.Array, answers: int) -> jax.Array:
     by_row = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
     by_answer = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(by_row, jnp.arange(answers))
     return by_answer.reshape(-1)
-
-
-def _positions(segment_ids: jax.Array) -> jax.Array:
-    return jnp.maximum(jnp.cumsum(segment_ids != 0, axis=1) - 1, 0)
 
 
 def _repeat_rows(cache: KVCache, times: int) -> KVCache:

@@ -76,3 +76,15 @@ def _scale_around_mean(values: jax.Array, mask: jax.Array, eps: float) -> tuple[
     mean = masked_sum(values, mask) / count
     variance = masked_sum(jnp.square(values - mean), mask) / jnp.maximum(count - 1.0, 1.0)
     return (values - mean) * jax.lax.rsqrt(variance + eps), mean
+
+
+def positions_of(segment_ids: jax.Array) -> jax.Array:
+    """Position of each token in its row, from 0, where rows hold one sequence with padding on either side.
+
+    Args:
+        segment_ids: [B, T] int array, 0 at padding.
+
+    Returns:
+        [B, T] int32; padding on the left counts 0, on the right the last token's position.
+    """
+    return jnp.maximum(jnp.cumsum(segment_ids != 0, axis=1, dtype=jnp.int32) - 1, 0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.losses import gae, kl_estimate, kl_shaped_rewards, whiten, whiten_keep_mean
 from jaxrlhf.losses.kl import last_token
-from jaxrlhf.ops.masked import masked_sum
+from jaxrlhf.ops.masked import masked_sum, positions_of
 from jaxrlhf.ops.stats import Mean, Sum, max_of, mean_of, min_of
 from jaxrlhf.steps.scoring import sequence_scores, token_logprobs, token_values
 from jaxrlhf.steps.update import join_rows, split_rows
@@ -99,7 +99,7 @@ def response_batch(prompts: PromptBatch, samples: Samples) -> TokenBatch:
         tokens=ids[:, :-1],
         targets=ids[:, 1:],
         mask=jnp.pad(samples.mask, ((0, 0), (width - 1, 0))),
-        positions=_positions(segments)[:, :-1],
+        positions=positions_of(segments)[:, :-1],
         segment_ids=segments[:, :-1],
         columns=jnp.broadcast_to(columns, (ids.shape[0], length)),
     )
@@ -112,7 +112,7 @@ def scorer_batch(prompts: PromptBatch, samples: Samples) -> TokenBatch:
         tokens=ids,
         targets=jnp.zeros_like(ids),
         mask=last_token(segments != 0),
-        positions=_positions(segments),
+        positions=positions_of(segments),
         segment_ids=segments,
     )
 
@@ -188,7 +188,3 @@ def _has_prompt(experience: Experience) -> jax.Array:
 def _joined(prompts: PromptBatch, samples: Samples) -> tuple[jax.Array, jax.Array]:
     ids = jnp.concatenate([prompts.tokens, samples.tokens], axis=1)
     return ids, jnp.concatenate([prompts.segment_ids, samples.mask.astype(jnp.int32)], axis=1)
-
-
-def _positions(segment_ids: jax.Array) -> jax.Array:
-    return jnp.maximum(jnp.cumsum(segment_ids != 0, axis=1) - 1, 0)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf import ops
+from jaxrlhf.ops.masked import positions_of
 
 VALUES = jnp.asarray([[1.0, 2.0, jnp.nan], [6.0, jnp.inf, -jnp.inf]])
 MASK = jnp.asarray([[True, True, False], [True, False, False]])
@@ -89,3 +90,9 @@ def test_padding_has_no_say_in_value_or_gradient(reduce):
     np.testing.assert_allclose(value, kept_value, rtol=1e-6)
     np.testing.assert_allclose(gradient[MASK], kept_gradient, rtol=1e-5)
     assert not jnp.any(gradient[~MASK])
+
+
+def test_positions_count_from_the_first_token():
+    segments = jnp.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]])
+    expected = [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(positions_of(segments), expected)
