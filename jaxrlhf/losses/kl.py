@@ -42,6 +42,28 @@ _ESTIMATORS = {
 }
 
 
+def unbiased_kl(logprobs: jax.Array, ref_logprobs: jax.Array, old_logprobs: jax.Array) -> jax.Array:
+    """KL(policy || reference) of each sampled token as a term of a loss: its value is k3, its gradient that of the KL.
+
+    With d = logprobs - ref_logprobs and the ratio of the policy to the one that sampled, the gradient is
+    ratio * d * grad(logprobs), whose mean over sampled tokens is that of the KL; k3's own is biased (Tang and Munos
+    2025). Ratio and d carry no gradient themselves, so at a ratio of 1 this is k2's gradient.
+
+    Args:
+        logprobs: float array, log-probability of the sampled tokens under the policy.
+        ref_logprobs: float array of the same shape, under the reference.
+        old_logprobs: float array of the same shape, under the policy that sampled them.
+
+    Returns:
+        Float array of the same shape, ratio * k3 in value, not negative.
+    """
+    chex.assert_equal_shape([logprobs, ref_logprobs, old_logprobs])
+    fixed = jax.lax.stop_gradient(logprobs)
+    ratio = jnp.exp(fixed - old_logprobs)
+    slope = ratio * (fixed - ref_logprobs)
+    return ratio * kl_estimate(fixed, ref_logprobs, "k3") + slope * (logprobs - fixed)
+
+
 def kl_shaped_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_coef: jax.Array | float) -> jax.Array:
     """Per-token rewards of RLHF: -kl_coef * kl at every response token, the score added at the last one.
 

@@ -120,3 +120,38 @@ def test_last_token_of_each_row():
 def test_shapes_that_would_broadcast_are_an_error():
     with pytest.raises(AssertionError):
         losses.kl_shaped_rewards(SCORES[:, None], KL, MASK, kl_coef=0.1)
+
+
+def tiny_policy(logits: jax.Array) -> jax.Array:
+    return jax.nn.log_softmax(logits)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_unbiased_kl_has_the_gradient_of_the_exact_one(behind):
+    """Over all tokens of a categorical policy, weighted as they are sampled; `behind`: by an older policy."""
+    rng = np.random.default_rng(3)
+    logits, ref, old = (jnp.asarray(rng.normal(size=6), jnp.float32) for _ in range(3))
+    old = old if behind else logits
+    exact = jax.grad(lambda x: jnp.sum(jnp.exp(tiny_policy(x)) * (tiny_policy(x) - tiny_policy(ref))))(logits)
+
+    def expected_loss(estimate):
+        return jax.grad(lambda x: jnp.sum(jnp.exp(tiny_policy(old)) * estimate(tiny_policy(x))))(logits)
+
+    unbiased = expected_loss(lambda own: losses.unbiased_kl(own, tiny_policy(ref), tiny_policy(old)))
+    np.testing.assert_allclose(unbiased, exact, atol=1e-6)
+    if not behind:
+        biased = expected_loss(lambda own: losses.kl_estimate(own, tiny_policy(ref), "k3"))
+        assert np.abs(biased - exact).max() > 0.05
+        zero = expected_loss(lambda own: losses.kl_estimate(own, tiny_policy(ref), "k1"))
+        np.testing.assert_allclose(zero, 0.0, atol=1e-6)
+        second = expected_loss(lambda own: losses.kl_estimate(own, tiny_policy(ref), "k2"))
+        np.testing.assert_allclose(second, exact, atol=1e-6)
+
+
+def test_the_unbiased_kl_is_worth_the_kl():
+    rng = np.random.default_rng(4)
+    own, ref, old = (tiny_policy(jnp.asarray(rng.normal(size=6), jnp.float32)) for _ in range(3))
+    exact = jnp.sum(jnp.exp(own) * (own - ref))
+    per_token = losses.unbiased_kl(own, ref, old)
+    assert (per_token >= 0).all()
+    np.testing.assert_allclose(jnp.sum(jnp.exp(old) * per_token), exact, rtol=1e-5)
