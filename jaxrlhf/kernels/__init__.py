@@ -1,3 +1,3 @@
-"""The hot path: hidden states and an unembedding to log-probabilities and entropy, without logits."""
+"""The hot path: hidden states and an unembedding to log-probabilities, entropy and KL, without logits."""
 
 from jaxrlhf.kernels.linear_logprobs import linear_logprobs as linear_logprobs

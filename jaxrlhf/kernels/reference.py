@@ -5,8 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.ops.logprobs import entropy_from_logits
+from jaxrlhf.ops.logprobs import entropy_from_logits, kl_from_logits
 from jaxrlhf.types import Head, LogprobOut
+
+Reference = tuple[jax.Array, Head]
+"""Hidden states [..., D'] of the reference model, and its head."""
 
 
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
@@ -34,15 +37,27 @@ def matmul_precision(operand: jax.Array) -> jax.lax.Precision | None:
 
 
 def reference_logprobs(
-    hidden: jax.Array, head: Head, targets: jax.Array, temperature: jax.Array, want: frozenset[str]
+    hidden: jax.Array,
+    head: Head,
+    targets: jax.Array,
+    temperature: jax.Array,
+    want: frozenset[str],
+    ref: Reference | None = None,
 ) -> LogprobOut:
     """Implements `linear_logprobs` on [N, D] rows with logits [N, V] in memory."""
     logits = logits_of(hidden, head) / temperature
+    ref_logits = None if ref is None else logits_of(*ref) / temperature
     lse = jax.nn.logsumexp(logits, axis=-1)
-    logp = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - lse
     return LogprobOut(
-        logp=logp if "logp" in want else None,
+        logp=_target_logp(logits, targets) if "logp" in want else None,
         lse=lse if "lse" in want else None,
         entropy=entropy_from_logits(logits) if "entropy" in want else None,
         max_logit=jax.lax.stop_gradient(jnp.max(logits, axis=-1)) if "max_logit" in want else None,
+        kl=kl_from_logits(logits, ref_logits) if ref_logits is not None and "kl" in want else None,
+        ref_logp=_target_logp(ref_logits, targets) if ref_logits is not None and "ref_logp" in want else None,
     )
+
+
+def _target_logp(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    # By the log-sum-exp that is returned: `logp >= max_logit - lse` must round alike on both sides.
+    return jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)

@@ -42,8 +42,8 @@ def dpo_loss(
     chex.assert_rank(sums, 1)
     chex.assert_equal_shape(sums)
     valid = jnp.ones(chosen_logps.shape, bool) if valid is None else valid
-    chosen = beta * _log_ratio(chosen_logps, ref_chosen_logps, valid)
-    rejected = beta * _log_ratio(rejected_logps, ref_rejected_logps, valid)
+    chosen = beta * log_ratio(chosen_logps, ref_chosen_logps, valid)
+    rejected = beta * log_ratio(rejected_logps, ref_rejected_logps, valid)
     per_pair = -jax.nn.log_sigmoid(chosen - rejected)
     metrics = {
         "loss": mean_of(per_pair, valid),
@@ -57,6 +57,13 @@ def dpo_loss(
     return masked_mean(per_pair, valid, denom), metrics
 
 
-def _log_ratio(logps: jax.Array, ref_logps: jax.Array, valid: jax.Array) -> jax.Array:
+def log_ratio(logps: jax.Array, ref_logps: jax.Array, valid: jax.Array) -> jax.Array:
+    """Log-probability under the policy minus that under the reference, float32, without gradient to the latter.
+
+    Args:
+        logps: [B] float array, of whole answers under the policy.
+        ref_logps: [B] float array, the same under the reference.
+        valid: [B] bool array, False at rows that do not count, which give 0.
+    """
     # Selected before the sigmoid, whose gradient at NaN is NaN even for a cotangent of 0.
     return jnp.where(valid, logps.astype(jnp.float32) - jax.lax.stop_gradient(ref_logps), 0.0)

@@ -1,12 +1,14 @@
 """Small array mathematics: masked reductions, whitening, metrics that add up, log-probabilities from logits."""
 
 from jaxrlhf.ops.logprobs import entropy_from_logits as entropy_from_logits
+from jaxrlhf.ops.logprobs import kl_from_logits as kl_from_logits
 from jaxrlhf.ops.logprobs import logprobs_from_logits as logprobs_from_logits
 from jaxrlhf.ops.masked import masked_count as masked_count
 from jaxrlhf.ops.masked import masked_mean as masked_mean
 from jaxrlhf.ops.masked import masked_sum as masked_sum
 from jaxrlhf.ops.masked import whiten as whiten
 from jaxrlhf.ops.masked import whiten_keep_mean as whiten_keep_mean
+from jaxrlhf.ops.stats import Difference as Difference
 from jaxrlhf.ops.stats import Max as Max
 from jaxrlhf.ops.stats import Mean as Mean
 from jaxrlhf.ops.stats import Min as Min

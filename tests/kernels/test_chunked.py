@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jaxrlhf.kernels import chunked, linear_logprobs
-from jaxrlhf.kernels.chunked import block_length
+from jaxrlhf.kernels import blocks, linear_logprobs
 from jaxrlhf.types import Head
 
 WANT = ("logp", "entropy")
+WITH_KL = ("logp", "kl", "ref_logp", "entropy")
 
 
 def set_block(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
-    monkeypatch.setattr(chunked, "MIN_BLOCK", length)
-    monkeypatch.setattr(chunked, "MAX_BLOCK", length)
+    monkeypatch.setattr(blocks, "MIN_BLOCK", length)
+    monkeypatch.setattr(blocks, "MAX_BLOCK", length)
 
 
 def random_arrays(rows: int, width: int, vocab: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -27,13 +27,16 @@ def random_arrays(rows: int, width: int, vocab: int) -> tuple[jax.Array, jax.Arr
     return hidden, weight, jnp.asarray(rng.integers(vocab, size=rows))
 
 
-def value_and_gradients(targets: jax.Array, *, implementation: str | None = None, **head_fields):
-    """A function of hidden states and weight that ends in a scalar and reads two fields."""
+def value_and_gradients(
+    targets: jax.Array, *, want: tuple[str, ...] = WANT, implementation: str | None = None, **head_fields
+):
+    """A function of hidden states and weight that ends in a scalar, which every wanted field is part of."""
 
     def total(hidden, weight):
         head = Head(weight=weight, **head_fields)
-        out = linear_logprobs(hidden, head, targets, want=WANT, implementation=implementation)
-        return jnp.sum(out.logp - 0.3 * out.entropy)
+        ref = (jnp.tanh(hidden), head) if "kl" in want else None
+        out = linear_logprobs(hidden, head, targets, want=want, ref=ref, implementation=implementation)
+        return sum(jnp.sum(getattr(out, name)) / (1 + i) for i, name in enumerate(want))
 
     return jax.value_and_grad(total, (0, 1))
 
@@ -51,28 +54,16 @@ def is_jaxpr(x: object) -> bool:
     return isinstance(x, Jaxpr | ClosedJaxpr)
 
 
-@pytest.mark.parametrize(
-    ("rows", "vocab", "length"),
-    [
-        (1, 300, 300),  # never more than the vocabulary
-        (1, 100_000, 8192),  # MAX_BLOCK, though one row would fit whole
-        (2048, 100_000, 4096),  # 32 MiB / (4 bytes * 2048 rows)
-        (3000, 100_000, 2688),  # 2796 fit; 2688 = 21 * 128
-        (10**6, 100_000, 512),  # MIN_BLOCK, over the budget
-        (0, 100_000, 8192),
-    ],
-)
-def test_block_length(rows: int, vocab: int, length: int):
-    assert block_length(rows, vocab) == length
-
-
+@pytest.mark.parametrize("want", [WANT, WITH_KL])
 @pytest.mark.parametrize("length", [128, 384, 1024])
-def test_block_length_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch, length: int):
+def test_block_length_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch, length: int, want: tuple[str, ...]):
     hidden, weight, targets = random_arrays(5, 8, 1000)
     head_fields = {"softcap": 3.0, "scale": 2.0, "vocab_size": 990}
-    expected = jax.jit(value_and_gradients(targets, implementation="reference", **head_fields))(hidden, weight)
+    expected = jax.jit(value_and_gradients(targets, want=want, implementation="reference", **head_fields))(
+        hidden, weight
+    )
     set_block(monkeypatch, length)
-    actual = jax.jit(value_and_gradients(targets, implementation="chunked", **head_fields))(hidden, weight)
+    actual = jax.jit(value_and_gradients(targets, want=want, implementation="chunked", **head_fields))(hidden, weight)
     chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -95,13 +86,14 @@ def test_the_target_and_the_largest_logit_may_come_in_any_block(monkeypatch: pyt
         np.testing.assert_array_equal(out.max_logit, np.full(3, 60.0))
 
 
-def test_nothing_of_rows_by_vocabulary_is_computed(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("want", [WANT, WITH_KL])
+def test_nothing_of_rows_by_vocabulary_is_computed(monkeypatch: pytest.MonkeyPatch, want: tuple[str, ...]):
     set_block(monkeypatch, 128)
     rows, vocab = 24, 1000
     hidden, weight, targets = random_arrays(rows, 8, vocab)
 
     def widest(implementation: str) -> int:
-        run = value_and_gradients(targets, implementation=implementation)
+        run = value_and_gradients(targets, want=want, implementation=implementation)
         shapes = shapes_in(jax.make_jaxpr(run)(hidden, weight).jaxpr)
         return max((shape[1] for shape in shapes if len(shape) == 2 and shape[0] == rows), default=0)
 
@@ -109,32 +101,33 @@ def test_nothing_of_rows_by_vocabulary_is_computed(monkeypatch: pytest.MonkeyPat
     assert widest("chunked") == 128
 
 
-def test_what_the_backward_pass_keeps_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("want", [WANT, WITH_KL])
+def test_what_the_backward_pass_keeps_does_not_grow_with_the_vocabulary(
+    monkeypatch: pytest.MonkeyPatch, want: tuple[str, ...]
+):
     set_block(monkeypatch, 128)
     hidden, weight, targets = random_arrays(24, 8, 1000)
 
     def fields(hidden, weight):
-        out = linear_logprobs(hidden, weight, targets, want=WANT, implementation="chunked")
-        return out.logp, out.entropy
+        ref = (2.0 * hidden, weight) if "kl" in want else None
+        out = linear_logprobs(hidden, weight, targets, want=want, ref=ref, implementation="chunked")
+        return [field for field in out if field is not None]
 
     kept = jax.tree.leaves(jax.vjp(fields, hidden, weight)[1])
     extra = [x for x in kept if x.shape not in (hidden.shape, weight.shape, targets.shape, ())]
     assert not extra
-    assert sum(x.shape == targets.shape for x in kept) <= 3  # targets, log-sum-exp, entropy
+    # Targets, log-sum-exp, entropy; with the KL itself and the statistics of both models.
+    assert sum(x.shape == targets.shape for x in kept) <= (11 if "kl" in want else 3)
 
 
-@pytest.mark.parametrize("want", [("logp",), ("logp", "lse", "entropy", "max_logit")])
+@pytest.mark.parametrize("want", [("logp",), ("logp", "lse", "entropy", "max_logit"), WITH_KL])
 def test_compiled_memory_is_below_a_quarter_of_the_reference(monkeypatch: pytest.MonkeyPatch, want: tuple[str, ...]):
     set_block(monkeypatch, 4096)
     rows, width, vocab = 512, 64, 32768
     hidden, weight = jax.ShapeDtypeStruct((rows, width), jnp.float32), jax.ShapeDtypeStruct((vocab, width), jnp.float32)
 
     def temporary_bytes(implementation: str) -> int:
-        def total(hidden, weight):
-            out = linear_logprobs(hidden, weight, jnp.zeros(rows, int), want=want, implementation=implementation)
-            return sum(jnp.sum(field) for field in out if field is not None)
-
-        run = jax.jit(jax.value_and_grad(total, (0, 1)))
+        run = jax.jit(value_and_gradients(jnp.zeros(rows, int), want=want, implementation=implementation))
         return run.lower(hidden, weight).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary_bytes("chunked") < temporary_bytes("reference") / 4
