@@ -18,7 +18,7 @@ Params = Any
 """A nested dict of arrays, e.g. `{"embed_tokens": {"embedding": ...}, "layers": {...}, "norm": {...}}`."""
 
 Metrics = dict[str, Any]
-"""Metric name -> `ops.stats.Mean`, `Max`, `Min` or `Sum`: partial results that can be merged."""
+"""Metric name -> `ops.stats.Mean`, `Difference`, `Max`, `Min` or `Sum`: partial results that can be merged."""
 
 Hyper = dict[str, jax.Array]
 """Name -> float32 scalar computed by the host for one step: learning rate, KL coefficient, temperature ..."""
@@ -60,6 +60,23 @@ class PairBatch:
 
     answers: TokenBatch
     margin: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnpairedBatch:
+    """One answer to each prompt, good or bad by itself. A row whose answer is all padding does not count.
+
+    Attributes:
+        answers: `TokenBatch` of [B, T].
+        desirable: [B] bool, whether the answer is a good one; False at padding.
+        mismatched: `TokenBatch` of [B, T], each prompt with the answer of another row of the global batch; all padding
+            where there is no other row.
+    """
+
+    answers: TokenBatch
+    desirable: jax.Array
+    mismatched: TokenBatch
 
 
 @jax.tree_util.register_dataclass
@@ -115,25 +132,25 @@ class Samples:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """What PPO learns from. Every [B, R] array describes `targets[:, t]` of the response.
+    """What PPO and GRPO learn from. Every [B, R] array describes `targets[:, t]` of the response.
 
     Attributes:
         batch: `TokenBatch` of prompt and response, with `columns` [B, R] at the response targets.
         mask: [B, R] bool, True at response tokens.
         logprobs: [B, R] float32, under the policy that sampled, by the training forward.
-        ref_logprobs: [B, R] float32, under the reference.
-        values: [B, R] float32, by the critic before the update.
-        advantages: [B, R] float32.
-        returns: [B, R] float32.
+        advantages: [B, R] float32, or [B] where all tokens of an answer share one (GRPO).
+        ref_logprobs: [B, R] float32, under the reference, or None without one.
+        values: [B, R] float32, by the critic before the update, or None without one.
+        returns: [B, R] float32, what the critic learns, or None without one.
     """
 
     batch: TokenBatch
     mask: jax.Array
     logprobs: jax.Array
-    ref_logprobs: jax.Array
-    values: jax.Array
     advantages: jax.Array
-    returns: jax.Array
+    ref_logprobs: jax.Array | None = None
+    values: jax.Array | None = None
+    returns: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -213,12 +230,16 @@ class LogprobOut(NamedTuple):
         entropy: entropy of the distribution, nats.
         max_logit: the largest logit; the target is the argmax where `logp >= max_logit - lse`, which rounds alike on
             both sides.
+        kl: KL(policy || reference) of the whole distribution, nats, >= 0 but for the last digit.
+        ref_logp: log-probability of the target under the reference.
     """
 
     logp: jax.Array | None = None
     lse: jax.Array | None = None
     entropy: jax.Array | None = None
     max_logit: jax.Array | None = None
+    kl: jax.Array | None = None
+    ref_logp: jax.Array | None = None
 
 
 class ApplyFn(Protocol):

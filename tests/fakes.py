@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrlhf.types import Head, KVCache, Model, ModelOutput, PairBatch, PromptBatch, RankedBatch, TokenBatch
+from jaxrlhf.types import (
+    Head,
+    KVCache,
+    Model,
+    ModelOutput,
+    PairBatch,
+    PromptBatch,
+    RankedBatch,
+    TokenBatch,
+    UnpairedBatch,
+)
 
 VOCAB = 23
 
@@ -66,6 +76,12 @@ def grouped(rows: TokenBatch, answers: int) -> TokenBatch:
 def pair_batch(rows: TokenBatch, margin: float = 0.0) -> PairBatch:
     """Neighbouring rows as chosen and rejected."""
     return PairBatch(answers=grouped(rows, 2), margin=np.full(rows.tokens.shape[0] // 2, margin, np.float32))
+
+
+def unpaired_batch(rows: TokenBatch, mismatched: TokenBatch) -> UnpairedBatch:
+    """Rows as single answers, two good ones before each bad one."""
+    desirable = (np.arange(rows.tokens.shape[0]) % 3 < 2) & rows.segment_ids.any(axis=1)
+    return UnpairedBatch(answers=rows, desirable=desirable, mismatched=mismatched)
 
 
 def ranked_batch(rows: TokenBatch, ranks: Sequence[Sequence[int]]) -> RankedBatch:

@@ -14,12 +14,12 @@ import numpy as np
 
 from jaxrlhf.data.index import Index
 from jaxrlhf.data.shapes import Kind
-from jaxrlhf.types import PairBatch, PromptBatch, RankedBatch, TokenBatch
+from jaxrlhf.types import PairBatch, PromptBatch, RankedBatch, TokenBatch, UnpairedBatch
 
-BatchKind = Literal["tokens", "pairs", "scored_pairs", "scored_ranked", "prompts"]
-"""SFT and perplexity; DPO; reward models on pairs; reward models on K answers; methods that sample answers."""
+BatchKind = Literal["tokens", "pairs", "unpaired", "scored_pairs", "scored_ranked", "prompts"]
+"""SFT and perplexity; DPO; KTO; reward models on pairs; reward models on K answers; methods that sample answers."""
 
-Batch = TokenBatch | PairBatch | RankedBatch | PromptBatch
+Batch = TokenBatch | PairBatch | UnpairedBatch | RankedBatch | PromptBatch
 
 _MULTIPLE = 8  # accelerators pad rows to this anyway
 _MAX_COLUMN_SHARE = 0.75  # with more columns than this to read, picking them saves nothing
@@ -45,12 +45,15 @@ class Layout(NamedTuple):
         shift: ids that a sequence loses when it is shifted.
         scores: whether one position a sequence counts, rather than all that are imitated.
         build: `build(index, units, width)`; unit -1 is an empty row.
+        arrange: from the units [B] of a whole global batch to what `build` takes, of which each process hands on its
+            rows: the units themselves, unless a row also holds something of another.
     """
 
     index_kinds: tuple[Kind, ...]
     shift: int
     scores: bool
     build: Callable[[Index, np.ndarray, Width], Any]
+    arrange: Callable[[np.ndarray], np.ndarray] = lambda units: units
 
 
 def plan_widths(index: Index, kind: BatchKind, buckets: int = 1) -> tuple[Width, ...]:
@@ -106,13 +109,52 @@ def token_batch(index: Index, units: np.ndarray, width: Width) -> TokenBatch:
     Returns:
         The batch.
     """
-    return _predict(index, [index.sequences_of(int(unit)) for unit in units], width)
+    return _predict([_read(index, index.sequences_of(int(unit))) for unit in units], width)
 
 
 def pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
     """Returns pairs for a model that predicts, such as DPO's; arguments as for `token_batch`, index "preference"."""
-    answers = _predict(index, _one_a_row(index, units, 2), width)
+    answers = _predict([_read(index, owned) for owned in _one_a_row(index, units, 2)], width)
     return PairBatch(answers=_group(answers, 2), margin=_margins(index, units))
+
+
+def with_neighbours(units: np.ndarray) -> np.ndarray:
+    """Puts beside each unit of a global batch the one before it, the last before the first; empty rows are passed over.
+
+    So every unit is once its own and once a neighbour, and no row is its own neighbour.
+
+    Args:
+        units: [B] int64; -1 is an empty row.
+
+    Returns:
+        [B, 2] int64; the neighbour is -1 in an empty row, and in a row that is alone.
+    """
+    neighbours = np.full_like(units, -1)
+    rows = np.flatnonzero(units >= 0)
+    if len(rows) > 1:
+        neighbours[rows] = np.roll(units[rows], 1)
+    return np.stack([units, neighbours], axis=1)
+
+
+def unpaired_batch(index: Index, units: np.ndarray, width: Width) -> UnpairedBatch:
+    """Returns single answers for a model that predicts, such as KTO's, and prompts with their neighbours' answers.
+
+    Args:
+        index: an index of kind "unpaired".
+        units: [B, 2] int64, of each row its own and its neighbour, from `with_neighbours`.
+        width: T and C. A neighbour's answer that does not fit behind the prompt loses its end.
+
+    Returns:
+        The batch.
+    """
+    own = [_read(index, index.sequences_of(int(unit))) for unit in units[:, 0]]
+    others = [_read(index, index.sequences_of(int(unit))) for unit in units[:, 1]]
+    mismatched = [_mismatch(mine, other, width.tokens + 1) for mine, other in zip(own, others, strict=True)]
+    return UnpairedBatch(
+        answers=_predict(own, width),
+        desirable=_array(np.where(units[:, 0] >= 0, index.desirable[units[:, 0]], False)),
+        mismatched=_predict(mismatched, width),
+    )
 
 
 def scored_pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
@@ -154,6 +196,7 @@ def prompt_batch(index: Index, units: np.ndarray, width: Width) -> PromptBatch:
 LAYOUTS: dict[BatchKind, Layout] = {
     "tokens": Layout(("sft",), 1, False, token_batch),
     "pairs": Layout(("preference",), 1, False, pair_batch),
+    "unpaired": Layout(("unpaired",), 1, False, unpaired_batch, with_neighbours),
     "scored_pairs": Layout(("preference",), 0, True, scored_pair_batch),
     "scored_ranked": Layout(("ranked", "preference"), 0, True, scored_ranked_batch),
     "prompts": Layout(("prompt",), 0, False, prompt_batch),
@@ -161,13 +204,29 @@ LAYOUTS: dict[BatchKind, Layout] = {
 """Every kind of batch."""
 
 
-def _predict(index: Index, rows: Sequence[np.ndarray], width: Width) -> TokenBatch:
+_Sequence = tuple[np.ndarray, np.ndarray]  # ids [n] and mask [n]
+
+
+def _read(index: Index, numbers: np.ndarray) -> list[_Sequence]:
+    return [index.sequence(int(number)) for number in numbers]
+
+
+def _mismatch(mine: list[_Sequence], other: list[_Sequence], most: int) -> list[_Sequence]:
+    """The prompt of one row and the answer of another, cut to `most` ids; a prompt and a token of an answer do fit."""
+    if not mine or not other:
+        return []
+    (ids, mask), (other_ids, other_mask) = mine[0], other[0]
+    prompt, answer = slice(int(mask.argmax())), slice(int(other_mask.argmax()), None)  # parted at the first trained id
+    joined = np.concatenate([ids[prompt], other_ids[answer]]), np.concatenate([mask[prompt], other_mask[answer]])
+    return [(joined[0][:most], joined[1][:most])]
+
+
+def _predict(rows: Sequence[list[_Sequence]], width: Width) -> TokenBatch:
     """Rows of sequences, each shifted by itself, so that the first token of a segment is nobody's target."""
     arrays = _blank(len(rows), width)
     for row, sequences in enumerate(rows):
         start = 0
-        for segment, sequence in enumerate(sequences, start=1):
-            ids, trained = index.sequence(int(sequence))
+        for segment, (ids, trained) in enumerate(sequences, start=1):
             span = slice(start, start + len(ids) - 1)
             arrays["tokens"][row, span] = ids[:-1]
             arrays["targets"][row, span] = ids[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from jaxrlhf.data.config import DataConfig, DatasetConfig
 from jaxrlhf.data.lengths import Dropped, fit, pack
 from jaxrlhf.data.report import Report
 from jaxrlhf.data.rowlog import Row, RowError, RowLog
-from jaxrlhf.data.rows import AnyRow, PreferenceRow, PromptRow, RankedRow, SftRow, Text, is_messages
+from jaxrlhf.data.rows import AnyRow, PreferenceRow, PromptRow, RankedRow, SftRow, Text, UnpairedRow, is_messages
 from jaxrlhf.data.shapes import Kind
 from jaxrlhf.data.sources import Conversion, Source, checked_rows
 
@@ -31,8 +32,8 @@ ENCODE_AT_ONCE = 1024  # rows in one call of the tokenizer, which spreads them o
 class Index:
     """Tokenised examples; a batch is a function of the index, a seed and a number.
 
-    An example is one sequence ("sft", "prompt"), two ("preference": chosen, rejected) or K ("ranked"). A unit is what
-    fills one row of a batch: an example, or with packing a bin of examples.
+    An example is one sequence ("sft", "unpaired", "prompt"), two ("preference": chosen, rejected) or K ("ranked"). A
+    unit is what fills one row of a batch: an example, or with packing a bin of examples.
 
     Attributes:
         kind: what the examples are for.
@@ -42,6 +43,7 @@ class Index:
         groups: [n_examples + 1] int64, example e owns the sequences `groups[e]` to `groups[e + 1] - 1`.
         ranks: [n_sequences] int32, 1 is best; 1 and 2 for pairs, else 1.
         margins: [n_examples] float32, by how much chosen should win.
+        desirable: [n_examples] bool, for single answers whether they are good; else True.
         extras: for prompts: `prompt` as text, `messages` if it is a conversation, and the other columns of each
             example; else empty.
         bins: sequences of each packed row, or None.
@@ -58,6 +60,7 @@ class Index:
     groups: np.ndarray
     ranks: np.ndarray
     margins: np.ndarray
+    desirable: np.ndarray
     extras: tuple[Row, ...]
     bins: tuple[np.ndarray, ...] | None
     weights: np.ndarray
@@ -69,6 +72,11 @@ class Index:
     def units(self) -> int:
         """Number of units: of examples, or with packing of bins."""
         return len(self.source)
+
+    @functools.cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns in `extras` beside the prompt, in the order in which they first appear."""
+        return tuple({name: None for extra in self.extras for name in extra if name != "prompt"})
 
     def sequence(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ids, [n] int32, and the mask, [n] bool, of a sequence."""
@@ -110,7 +118,7 @@ def build_index(
     """Reads, checks, encodes and filters data sets.
 
     Args:
-        kind: what the method learns from: "sft", "preference", "ranked" or "prompt".
+        kind: what the method learns from: "sft", "preference", "unpaired", "ranked" or "prompt".
         sources: data sets, each by its path or as rows in memory.
         tokenizer: a transformers tokenizer.
         config: lengths, chat template, layout, and what happens to bad rows.
@@ -120,7 +128,8 @@ def build_index(
         The index.
 
     Raises:
-        ValueError: if rows are bad, with up to 20 of them, if an option has no effect on `kind`, or nothing is left.
+        ValueError: if rows are bad, with up to 20 of them, if an option has no effect on `kind`, if nothing is left, or
+            single answers are all good or all bad.
     """
     _check_options(kind, config)
     encoder = chat.make_encoder(tokenizer, config)
@@ -132,6 +141,8 @@ def build_index(
     report = _report(log, conversion, drafts, examples, lost)
     if not examples:
         raise ValueError("\n".join(["no examples are left", *report.lines()]))
+    if kind == "unpaired":
+        _check_labels(examples, report)
     weights = [source.weight if isinstance(source, DatasetConfig) else 1.0 for source in sources]
     return _assemble(kind, examples, weights, report, encoder, config)
 
@@ -150,6 +161,14 @@ def _check_options(kind: Kind, config: DataConfig) -> None:
         )
     if kind == "prompt" and not config.add_eos:
         raise ValueError("data.add_eos=false has no effect on prompts, which do not end; remove it")
+
+
+def _check_labels(examples: Sequence[_Example], report: Report) -> None:
+    labels = {_desirable(example.row) for example in examples}
+    if len(labels) == 1:
+        only, other = ("true", "false") if labels == {True} else ("false", "true")
+        problem = f"all examples have the label {only}; add some of {other}, since both kinds are needed"
+        raise ValueError("\n".join([problem, *report.lines()]))
 
 
 def _drafts(
@@ -178,14 +197,14 @@ def _split(encoder: chat.Encoder, row: AnyRow) -> list[list[chat.Piece]]:
     return [chat.split_answer(encoder, row.prompt, answer, terminated=ended) for answer, ended in answers]
 
 
-def _answers(row: SftRow | PreferenceRow | RankedRow) -> list[Text]:
-    if isinstance(row, SftRow):
+def _answers(row: SftRow | PreferenceRow | UnpairedRow | RankedRow) -> list[Text]:
+    if isinstance(row, SftRow | UnpairedRow):
         return [row.completion]
     return [row.chosen, row.rejected] if isinstance(row, PreferenceRow) else row.completions
 
 
-def _terminated(row: SftRow | PreferenceRow | RankedRow) -> list[bool]:
-    if isinstance(row, SftRow):
+def _terminated(row: SftRow | PreferenceRow | UnpairedRow | RankedRow) -> list[bool]:
+    if isinstance(row, SftRow | UnpairedRow):
         return [row.terminated]
     return [True, True] if isinstance(row, PreferenceRow) else row.terminated
 
@@ -277,6 +296,7 @@ def _assemble(
         groups=_starts([len(example.answers) for example in examples]),
         ranks=np.array([rank for example in examples for rank in _ranks(example.row)], np.int32),
         margins=np.array([_margin(example.row) for example in examples], np.float32),
+        desirable=np.array([_desirable(example.row) for example in examples], bool),
         extras=tuple(_extras(encoder, example.row) for example in examples if isinstance(example.row, PromptRow)),
         bins=bins,
         weights=np.array(weights, np.float32),
@@ -315,6 +335,10 @@ def _margin(row: AnyRow) -> float:
     return row.margin if isinstance(row, PreferenceRow) else 0.0
 
 
+def _desirable(row: AnyRow) -> bool:
+    return row.desirable if isinstance(row, UnpairedRow) else True
+
+
 def _extras(encoder: chat.Encoder, row: PromptRow) -> Row:
     conversation = {"messages": row.prompt} if isinstance(row.prompt, list) else {}
     return row.extras | conversation | {"prompt": chat.prompt_text(encoder, row.prompt)}
@@ -322,7 +346,8 @@ def _extras(encoder: chat.Encoder, row: PromptRow) -> Row:
 
 def _digest(index: Index, encoder: chat.Encoder, config: DataConfig) -> str:
     digest = hashlib.sha256()
-    for array in (index.ids, index.mask, index.offsets, index.groups, index.ranks, index.margins, index.source):
+    arrays = (index.ids, index.mask, index.offsets, index.groups, index.ranks, index.margins, index.desirable)
+    for array in (*arrays, index.source):
         digest.update(array.tobytes())
     for packed in index.bins or ():
         digest.update(packed.tobytes() + b"|")

@@ -104,7 +104,8 @@ class Loader:
 
     def _build(self, units: np.ndarray, n: int) -> Batch:
         width = choose_width(self.index, self.kind, self.widths, units)
-        batch = LAYOUTS[self.kind].build(self.index, units[self._rows], width)
+        layout = LAYOUTS[self.kind]
+        batch = layout.build(self.index, layout.arrange(units)[self._rows], width)
         if not isinstance(batch, PromptBatch):
             return batch
         # The place in the data order, not the unit: one prompt that comes twice in a batch gets different answers.

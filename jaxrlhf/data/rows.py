@@ -67,6 +67,27 @@ class PreferenceRow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UnpairedRow:
+    """One answer to a prompt, good or bad.
+
+    Attributes:
+        where: place in the data, `file:line`.
+        prompt: the prompt.
+        completion: the answer.
+        desirable: whether it is a good one.
+        terminated: whether it ended by itself; False: a length limit cut it off.
+        extras: the other columns.
+    """
+
+    where: str
+    prompt: Text
+    completion: Text
+    desirable: bool
+    terminated: bool
+    extras: Row
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RankedRow:
     """K answers to a prompt.
 
@@ -102,7 +123,7 @@ class PromptRow:
     extras: Row
 
 
-AnyRow = SftRow | PreferenceRow | RankedRow | PromptRow
+AnyRow = SftRow | PreferenceRow | UnpairedRow | RankedRow | PromptRow
 
 
 def check_row(kind: Kind, where: str, row: Row) -> AnyRow:
@@ -150,6 +171,22 @@ def _preference(where: str, row: Row) -> PreferenceRow:
     return PreferenceRow(where, prompt, chosen, rejected, _margin(row), extras)
 
 
+def _unpaired(where: str, row: Row) -> UnpairedRow:
+    if "messages" in row:
+        row = _split_answer(row)
+    prompt, completion = _prompt(row), _answer(row, "completion")
+    _check_dialogue(prompt, completion, "completion")
+    extras = _extras(row, "prompt", "completion", "label", "terminated")
+    return UnpairedRow(where, prompt, completion, _label(row), _terminated(row), extras)
+
+
+def _split_answer(row: Row) -> Row:
+    """Makes prompt and completion of a conversation, whose label is that of its last message."""
+    messages = _messages(row["messages"], "messages")
+    _check_order(messages, "messages", ends="assistant")
+    return _extras(row, "messages") | {"prompt": messages[:-1], "completion": messages[-1:]}
+
+
 def _ranked(where: str, row: Row) -> RankedRow:
     prompt = _prompt(row)
     completions = _required(row, "completions")
@@ -186,6 +223,7 @@ def _drop_answer(row: Row) -> Row:
 _CHECKS: dict[Kind, Callable[[str, Row], AnyRow]] = {
     "sft": _sft,
     "preference": _preference,
+    "unpaired": _unpaired,
     "ranked": _ranked,
     "prompt": _prompt_row,
 }
@@ -284,6 +322,15 @@ def _margin(row: Row) -> float:
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
         raise RowError("PAIR_MARGIN", f"field 'margin' is {shown(margin)}; expected a number from 0, or no such column")
     return float(margin)
+
+
+def _label(row: Row) -> bool:
+    label = _required(row, "label")
+    if not isinstance(label, bool):
+        raise RowError(
+            "LABEL_TYPE", f"field 'label' is {shown(label)}; expected true, a good answer, or false, a bad one"
+        )
+    return label
 
 
 def _ranks(ranks: Any, count: int) -> list[int]:

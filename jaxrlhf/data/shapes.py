@@ -1,12 +1,14 @@
 """Layouts of public data sets, and how each becomes the standard columns.
 
 The standard columns are TRL's: `text`; `messages`; `prompt`, `completion`; `prompt`, `chosen`, `rejected` (the prompt
-may be left out and is then what both begin with); `prompt`, `completions`, `ranks`; `prompt`. Beside `completion` may
-stand `terminated`, true or false, and beside `completions` a list of them: no end is taught where a length limit cut an
-answer off (false). Layouts that tell a request from an answer (alpaca, sharegpt, hh ...) become messages, so that the
-chat template says how the two are told apart; strings under `prompt` and `completion` are joined as they are. Hence
-questions and answers become plain text with `columns: {prompt: question, completion: answer}`, and conversations with
-`columns: {instruction: question, output: answer}`. Columns that a layout does not use stay.
+may be left out and is then what both begin with); `prompt`, `completion`, `label`; `prompt`, `completions`, `ranks`;
+`prompt`. Beside `completion` may stand `terminated`, true or false, and beside `completions` a list of them: no end is
+taught where a length limit cut an answer off (false). Every layout of one answer may carry a `label`, true where the
+answer is good; in a conversation it is the last message's. Layouts that tell a request from an answer (alpaca,
+sharegpt, hh ...) become messages, so that the chat template says how the two are told apart; strings under `prompt` and
+`completion` are joined as they are. Hence questions and answers become plain text with `columns: {prompt: question,
+completion: answer}`, and conversations with `columns: {instruction: question, output: answer}`. Columns that a layout
+does not use stay.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from typing import Any, Literal, NamedTuple
 from jaxrlhf.data.config import Format
 from jaxrlhf.data.rowlog import Row, RowError, shown
 
-Kind = Literal["sft", "preference", "ranked", "prompt"]
-"""What a method learns from: texts, pairs, K ranked answers, or prompts to answer."""
+Kind = Literal["sft", "preference", "unpaired", "ranked", "prompt"]
+"""What a method learns from: texts, pairs, single answers with a label, K ranked answers, or prompts to answer."""
 
 Unused = Literal["tie", "blank"]
 """Why a row of labelled pairs says nothing: no answer is better, or one was left blank."""
@@ -103,7 +105,11 @@ _SYNONYMS = {
 
 def _example(kind: Kind, row: Row) -> str:
     found = next((name for name in _SYNONYMS["prompt"] if name in row), "...")
-    return {"sft": "{text: ...} or {prompt: ..., completion: ...}"}.get(kind, f"{{prompt: {found}}}")
+    examples = {
+        "sft": "{text: ...} or {prompt: ..., completion: ...}",
+        "unpaired": f"{{prompt: {found}, completion: ..., label: ...}}",
+    }
+    return examples.get(kind, f"{{prompt: {found}}}")
 
 
 def _has(*names: str) -> Callable[[Row], bool]:
@@ -314,16 +320,20 @@ _PLAIN = ("text", "prompt", "completion")
 
 SHAPES: dict[Format, Shape] = {
     "text": Shape(("sft",), "text", _has("text"), _same),
-    "messages": Shape(("sft", "prompt"), "messages", _has("messages"), _same, hides=_PLAIN),
+    "messages": Shape(("sft", "unpaired", "prompt"), "messages", _has("messages"), _same, hides=_PLAIN),
     "prompt_completion": Shape(
-        ("sft",), "prompt, completion", _has("prompt", "completion"), _same, hides=("text", "messages")
+        ("sft", "unpaired"), "prompt, completion", _has("prompt", "completion"), _same, hides=("text", "messages")
     ),
     "preference": Shape(("preference",), "chosen, rejected and perhaps prompt", _is_preference, _preference),
     "ranked": Shape(("ranked",), "prompt, completions, ranks", _has("completions", "ranks"), _same),
     "prompt": Shape(("prompt",), "prompt", _has("prompt"), _same),
-    "alpaca": Shape(("sft", "prompt"), "instruction, input, output", _is_alpaca, _alpaca, hides=_PLAIN),
+    "alpaca": Shape(("sft", "unpaired", "prompt"), "instruction, input, output", _is_alpaca, _alpaca, hides=_PLAIN),
     "sharegpt": Shape(
-        ("sft", "preference", "prompt"), "conversations of from, value", _has("conversations"), _sharegpt, hides=_PLAIN
+        ("sft", "preference", "unpaired", "prompt"),
+        "conversations of from, value",
+        _has("conversations"),
+        _sharegpt,
+        hides=_PLAIN,
     ),
     "hh": Shape(("preference", "prompt"), "chosen, rejected as '\\n\\nHuman: ' transcripts", _is_hh, _hh),
     "kwise_responses": Shape(("ranked",), "prompt, responses of text, rank", _has_ranked_responses, _kwise_responses),

@@ -36,6 +36,24 @@ class Mean:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Difference:
+    """One mean minus another, where each counts values of its own and a mean of differences is not to be had."""
+
+    left: Mean
+    right: Mean
+
+    @property
+    def value(self) -> jax.Array:
+        """The difference; NaN where either counted nothing."""
+        return self.left.value - self.right.value
+
+    def reduce(self) -> Difference:
+        """Merges parts stacked along the leading axis."""
+        return Difference(self.left.reduce(), self.right.reduce())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Max:
     """The largest value seen."""
 
@@ -95,7 +113,7 @@ def min_of(values: jax.Array, mask: jax.Array) -> Min:
 
 def is_metric(x: Any) -> bool:
     """Whether a node of a pytree is one of the classes of this module."""
-    return isinstance(x, Mean | Max | Min | Sum)
+    return isinstance(x, Mean | Difference | Max | Min | Sum)
 
 
 def reduce_stacked(metrics: Any) -> Any:

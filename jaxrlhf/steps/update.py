@@ -4,6 +4,10 @@ A method is a `loss_fn(params, frozen, micro, totals, hyper, key) -> (scalar, me
 (token counts, pair counts) depend on the batch and not on the parameters, so they are summed over the whole batch
 before the scan over micro-batches; each micro-batch divides by them and the parts add up. N micro-batches then equal
 one big batch, and eight devices equal one, in loss and in gradient.
+
+Where rows are coupled by something of the whole batch that does depend on the parameters but takes no gradient (KTO's
+KL), the method also has a `coupling(params, frozen, parts, hyper)`, which is computed at the same place; the loss finds
+the result beside the totals.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from jaxrlhf.types import Hyper, Metrics, Params, TrainState
 
 LossFn = Callable[[Params, Any, Any, Any, Hyper, jax.Array], tuple[jax.Array, Metrics]]
 TotalsFn = Callable[[Any], Any]
+CouplingFn = Callable[[Params, Any, Any, Hyper], Any]
 StepFn = Callable[[TrainState, Any, Any, Hyper], tuple[TrainState, Metrics]]
 
 
@@ -33,6 +38,7 @@ def make_update(
     totals_fn: TotalsFn,
     optimizer: optax.GradientTransformation,
     *,
+    coupling: CouplingFn | None = None,
     micro_batches: int = 1,
     seed: int = 0,
 ) -> StepFn:
@@ -47,16 +53,20 @@ def make_update(
         loss_fn: loss of a micro-batch, divided by the totals of the whole batch.
         totals_fn: the totals of a batch.
         optimizer: gives the direction, without the rate.
+        coupling: computes what else the loss must know of the whole batch; the loss then receives `(totals, coupled)`
+            as its totals. It is given the micro-batches stacked along a leading axis, to take them one after another.
         micro_batches: into how many parts, one after another, a batch is cut; divides its rows.
         seed: of the keys that `loss_fn` receives: a function of (seed, step, micro-batch).
 
     Returns:
         `step(state, frozen, batch, hyper) -> (state, metrics)`; metrics are the loss's own and `grad_norm`, `skipped`.
     """
+    known_of = _known(totals_fn, coupling, micro_batches)
 
     def step(state: TrainState, frozen: Any, batch: Any, hyper: Hyper) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, grads, metrics = _gradient(loss_fn, state.params, frozen, batch, totals_fn(batch), hyper, key)
+        known = known_of(state.params, frozen, batch, hyper)
+        loss, grads, metrics = _gradient(loss_fn, state.params, frozen, batch, known, hyper, key)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
@@ -119,10 +129,25 @@ def join_rows(parts: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), parts)
 
 
-def make_evaluate(loss_fn: LossFn, totals_fn: TotalsFn) -> Callable[[Params, Any, Any, Hyper], Metrics]:
+def make_evaluate(
+    loss_fn: LossFn, totals_fn: TotalsFn, coupling: CouplingFn | None = None
+) -> Callable[[Params, Any, Any, Hyper], Metrics]:
     """Builds `evaluate(params, frozen, batch, hyper) -> metrics`: the loss's metrics, no gradient, nothing updated."""
+    known_of = _known(totals_fn, coupling, 1)
 
     def evaluate(params: Params, frozen: Any, batch: Any, hyper: Hyper) -> Metrics:
-        return loss_fn(params, frozen, batch, totals_fn(batch), hyper, jax.random.key(0))[1]
+        known = known_of(params, frozen, batch, hyper)
+        return loss_fn(params, frozen, batch, known, hyper, jax.random.key(0))[1]
 
     return evaluate
+
+
+def _known(totals_fn: TotalsFn, coupling: CouplingFn | None, parts: int) -> Callable[[Params, Any, Any, Hyper], Any]:
+    """What a loss is told of the whole batch: its totals, and beside them what couples its rows, if anything does."""
+
+    def known(params: Params, frozen: Any, batch: Any, hyper: Hyper) -> Any:
+        if coupling is None:
+            return totals_fn(batch)
+        return totals_fn(batch), coupling(params, frozen, split_rows(batch, parts), hyper)
+
+    return known

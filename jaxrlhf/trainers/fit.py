@@ -1,4 +1,4 @@
-"""The loop of the methods that learn from a fixed set of rows: SFT, reward models, DPO."""
+"""The loop of the methods that learn from a fixed set of rows: SFT, reward models, DPO, KTO."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.optim import adamw_direction, learning_rate
 from jaxrlhf.sharding.place import place_batch, replicated, shardings_of
 from jaxrlhf.sharding.rules import shardings_for
-from jaxrlhf.steps.update import LossFn, TotalsFn, init_state, make_evaluate, make_update
+from jaxrlhf.steps.update import CouplingFn, LossFn, TotalsFn, init_state, make_evaluate, make_update
 from jaxrlhf.trainers.config import OptimConfig
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.types import Hyper, Params, TrainState
@@ -29,6 +29,7 @@ def fit(
     train: Loader,
     held_out: Loader | None,
     *,
+    coupling: CouplingFn | None = None,
     frozen: Params | None = None,
     constants: Mapping[str, float] | None = None,
 ) -> Params:
@@ -41,6 +42,7 @@ def fit(
         params: to start from; donated.
         train: batches to train on.
         held_out: batches to evaluate on, or None.
+        coupling: what couples the rows of a batch, if the method has such; see `make_update`.
         frozen: parameters that the loss reads and nobody trains, such as the reference's.
         constants: hyper-parameters of the loss.
 
@@ -50,12 +52,11 @@ def fit(
     config, optim = run.config, run.config.optim
     optimizer = make_optimizer(optim)
     state = first_state(run, params, optimizer)
-    step = jax.jit(
-        make_update(loss_fn, totals_fn, optimizer, micro_batches=config.micro_batches, seed=config.seed),
-        donate_argnums=0,
-        out_shardings=(shardings_of(state), replicated(run.mesh)),
+    update = make_update(
+        loss_fn, totals_fn, optimizer, coupling=coupling, micro_batches=config.micro_batches, seed=config.seed
     )
-    evaluate = jax.jit(make_evaluate(loss_fn, totals_fn), out_shardings=replicated(run.mesh))
+    step = jax.jit(update, donate_argnums=0, out_shardings=(shardings_of(state), replicated(run.mesh)))
+    evaluate = jax.jit(make_evaluate(loss_fn, totals_fn, coupling), out_shardings=replicated(run.mesh))
     fixed = make_hyper({"max_grad_norm": optim.max_grad_norm, **(constants or {})})
 
     def held_out_metrics(params: Params, steps: int) -> dict[str, float]:

@@ -12,6 +12,8 @@ from jaxrlhf.data.batches import (
     scored_pair_batch,
     scored_ranked_batch,
     token_batch,
+    unpaired_batch,
+    with_neighbours,
 )
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.index import Index, build_index
@@ -19,7 +21,7 @@ from jaxrlhf.data.report import Report
 from tests.data.tokenizers import byte_level
 
 
-def _index(kind, sequences, groups=None, ranks=None, bins=None, margins=None) -> Index:
+def _index(kind, sequences, groups=None, ranks=None, bins=None, margins=None, desirable=None) -> Index:
     """An index of (ids, number of prompt ids), one example a sequence unless `groups` says otherwise."""
     starts = np.cumsum([0, *(len(ids) for ids, _ in sequences)]).astype(np.int64)
     groups = np.arange(len(sequences) + 1) if groups is None else np.array(groups)
@@ -32,6 +34,7 @@ def _index(kind, sequences, groups=None, ranks=None, bins=None, margins=None) ->
         groups=groups,
         ranks=np.array(ranks or [1] * len(sequences), np.int32),
         margins=np.array(margins or [0.0] * examples, np.float32),
+        desirable=np.array(desirable or [True] * examples),
         extras=(),
         bins=None if bins is None else tuple(np.array(items) for items in bins),
         weights=np.ones(1, np.float32),
@@ -43,6 +46,8 @@ def _index(kind, sequences, groups=None, ranks=None, bins=None, margins=None) ->
 
 THREE = _index("sft", [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13], 1)])
 PAIR = _index("preference", [([5, 6, 7], 1), ([5, 8], 1)], groups=[0, 2], ranks=[1, 2], margins=[1.5])
+
+UNPAIRED = _index("unpaired", [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13, 14], 3)], desirable=[True, False, True])
 
 
 def test_inputs_and_targets_are_shifted_by_one():
@@ -95,6 +100,58 @@ def test_pairs_put_chosen_before_rejected():
     assert batch.answers.columns is not None and batch.answers.columns.shape == (2, 2, 2)
     assert batch.margin.tolist() == [1.5, 0.0]
     assert not batch.answers.segment_ids[1].any()
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_no_row_is_its_own_neighbour_and_every_row_is_one_once(count):
+    units = 7 + np.arange(count)
+    own, neighbours = with_neighbours(units).T
+    assert own.tolist() == units.tolist()
+    assert sorted(neighbours) == sorted(own) and (neighbours != own).all()
+
+
+def test_empty_rows_are_nobodys_neighbour():
+    assert with_neighbours(np.array([4, -1, 5, 6, -1])).tolist() == [[4, 6], [-1, -1], [5, 4], [6, 5], [-1, -1]]
+    assert with_neighbours(np.array([4, -1])).tolist() == [[4, -1], [-1, -1]]  # alone
+    assert with_neighbours(np.array([-1, -1])).tolist() == [[-1, -1]] * 2
+
+
+def test_a_unit_that_comes_twice_is_no_error():
+    assert with_neighbours(np.array([4, 4, 5])).tolist() == [[4, 5], [4, 4], [5, 4]]
+
+
+def test_mismatched_rows_have_their_own_prompt_and_the_neighbours_answer():
+    batch = unpaired_batch(UNPAIRED, with_neighbours(np.arange(3)), Width(4, 3))
+    assert batch.answers.tokens.tolist() == [[5, 6, 7, 0], [9, 0, 0, 0], [11, 12, 13, 0]]
+    assert batch.desirable.tolist() == [True, False, True]
+    rows = batch.mismatched
+    assert rows.tokens.tolist() == [[5, 6, 0, 0], [9, 7, 0, 0], [11, 12, 13, 0]]
+    assert rows.targets.tolist() == [[6, 14, 0, 0], [7, 8, 0, 0], [12, 13, 10, 0]]
+    assert rows.mask.tolist() == [[False, True, False, False], [True, True, False, False], [False, False, True, False]]
+    assert rows.columns is not None and rows.columns.tolist() == [[1, 4, 4], [0, 1, 4], [2, 4, 4]]
+
+
+def test_a_mismatched_answer_that_does_not_fit_loses_its_end():
+    index = _index("unpaired", [([5, 6, 7, 8], 3), ([9, 10, 11, 12], 1)], desirable=[True, False])
+    rows = unpaired_batch(index, with_neighbours(np.arange(2)), Width(3, None)).mismatched
+    assert rows.tokens.tolist() == [[5, 6, 7], [9, 0, 0]]
+    assert rows.targets.tolist() == [[6, 7, 10], [8, 0, 0]]  # of three tokens of the answer one is left
+    assert rows.mask.tolist() == [[False, False, True], [True, False, False]]
+
+
+def test_every_turn_of_a_mismatched_answer_stays_trained():
+    turns = dataclasses.replace(UNPAIRED, mask=np.array([0, 0, 1, 1, 0, 1, 0, 1, 0, 1], bool))
+    rows = unpaired_batch(turns, np.array([[1, 2]]), Width(4, None)).mismatched
+    assert rows.targets.tolist() == [[12, 13, 14, 0]]
+    assert rows.mask.tolist() == [[True, False, True, False]]
+
+
+def test_empty_unpaired_rows_count_nowhere():
+    batch = unpaired_batch(UNPAIRED, with_neighbours(np.array([0, -1])), Width(4, 3))
+    assert batch.desirable.tolist() == [True, False]
+    for rows, there in ((batch.answers, [True, False]), (batch.mismatched, [False, False])):
+        assert rows.segment_ids.any(axis=1).tolist() == there
+        assert not rows.mask[1].any()
 
 
 def test_scorers_read_every_token_and_count_at_the_last():

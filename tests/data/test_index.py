@@ -14,6 +14,8 @@ PAIRS = [
     {"prompt": "j", "chosen": "k", "rejected": "l"},
 ]
 
+LABELLED = [{"prompt": "xyz", "completion": "de", "label": True}, {"prompt": "j", "completion": "k", "label": False}]
+
 
 def _build(kind, rows, tokenizer=None, **fields):
     return build_index(kind, [rows], tokenizer or byte_level(), DataConfig(**fields))
@@ -39,6 +41,25 @@ def test_pairs_are_groups_of_two_with_margins():
     assert index.ranks.tolist() == [1, 2, 1, 2]
     assert index.margins.tolist() == [2.0, 0.0]
     np.testing.assert_array_equal(index.sequence(0)[0][:3], index.sequence(1)[0][:3])
+
+
+def test_single_answers_keep_their_labels():
+    index = _build("unpaired", LABELLED)
+    assert index.groups.tolist() == [0, 1, 2]
+    assert (index.desirable.tolist(), index.desirable.dtype) == ([True, False], bool)
+    assert _build("preference", PAIRS).desirable.tolist() == [True, True]
+
+
+@pytest.mark.parametrize(("label", "message"), [(True, "label true; add some of false"), (False, "label false; add")])
+def test_answers_of_one_label_alone_are_refused(label, message):
+    rows = [row | {"label": label} for row in LABELLED]
+    with pytest.raises(ValueError, match=rf"(?s)all examples have the {message}.*2 examples of 2 rows"):
+        _build("unpaired", rows)
+
+
+def test_the_labels_of_all_data_sets_are_counted_together():
+    index = build_index("unpaired", [LABELLED[:1], LABELLED[1:]], byte_level(), DataConfig())
+    assert index.desirable.tolist() == [True, False]
 
 
 def test_rankings_may_differ_in_size():
@@ -170,6 +191,8 @@ def test_the_digest_changes_with_content_tokenizer_and_settings():
         _build("preference", PAIRS[::-1]),
     ]
     assert len({index.digest for index in [base, *others]}) == 5
+    swapped = [row | {"label": not row["label"]} for row in LABELLED]
+    assert _build("unpaired", LABELLED).digest != _build("unpaired", swapped).digest
 
 
 def test_an_index_cannot_be_changed():

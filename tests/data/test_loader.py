@@ -57,6 +57,21 @@ def test_the_rows_of_all_processes_are_the_whole_batch(index, processes, buckets
         np.testing.assert_array_equal(examples, whole.batch_examples(n))
 
 
+def test_neighbours_are_of_the_global_batch_and_not_of_the_processes():
+    rows = [{"prompt": "uv"[: 1 + i % 2], "completion": "w" * (i + 1), "label": i % 3 > 0} for i in range(7)]
+    index = build_index("unpaired", [rows], byte_level(), DataConfig())
+    whole = Loader(index, "unpaired", 6, seed=0)
+    parts = [Loader(index, "unpaired", 6, seed=0, rows=slice(start, start + 2)) for start in (0, 2, 4)]
+    for n in range(3):
+        expected = whole.batch(n)
+        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[part.batch(n) for part in parts])
+        _assert_equal(joined, expected)
+        answers, mismatched = (rows.mask.sum(axis=1) for rows in (expected.answers, expected.mismatched))
+        np.testing.assert_array_equal(mismatched, np.roll(answers, 1))
+    last = list(whole.eval_batches())[-1]
+    assert last.answers.mask.any(axis=1).tolist() == [True] + [False] * 5 and not last.mismatched.mask.any()
+
+
 def test_every_epoch_visits_each_row_once_in_a_new_order(index):
     loader = Loader(index, "tokens", 5, seed=0)
     assert loader.batches_per_epoch == 4

@@ -9,6 +9,7 @@ USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hello"}
 SYSTEM = {"role": "system", "content": "Be kind."}
 PAIR = {"prompt": "p", "chosen": "c", "rejected": "r"}
+LABELLED = {"prompt": "p", "completion": "c", "label": True}
 RANKED = {"prompt": "p", "completions": ["a", "b", "c"], "ranks": [1, 2, 3]}
 
 
@@ -31,6 +32,15 @@ RANKED = {"prompt": "p", "completions": ["a", "b", "c"], "ranks": [1, 2, 3]}
         ("preference", PAIR | {"margin": -1}, "PAIR_MARGIN", "'margin' is -1"),
         ("preference", PAIR | {"margin": math.nan}, "PAIR_MARGIN", "expected a number from 0"),
         ("preference", PAIR | {"margin": "big"}, "PAIR_MARGIN", "'big'"),
+        ("unpaired", {"prompt": "p", "completion": "c"}, "FIELD_MISSING", "field 'label' is missing"),
+        ("unpaired", {"messages": [USER, ASSISTANT]}, "FIELD_MISSING", "field 'label' is missing"),
+        ("unpaired", LABELLED | {"label": None}, "FIELD_NULL", "'label' is null"),
+        ("unpaired", LABELLED | {"label": 1}, "LABEL_TYPE", "'label' is 1; expected true, a good answer, or false"),
+        ("unpaired", LABELLED | {"completion": " "}, "COMPLETION_EMPTY", "'completion' is empty"),
+        ("unpaired", LABELLED | {"completion": [ASSISTANT]}, "FORMAT_MIX", "'prompt' is text but 'completion' is mess"),
+        ("unpaired", LABELLED | {"terminated": 1}, "FIELD_TYPE", "'terminated' is 1; expected true"),
+        ("unpaired", {"messages": [USER], "label": True}, "MSG_ORDER", "ends with a message of 'user'"),
+        ("unpaired", {"messages": [ASSISTANT], "label": True}, "MSG_ORDER", r"messages\[0\] is from 'assistant'"),
         ("ranked", RANKED | {"completions": ["a"]}, "FIELD_TYPE", "expected a list of 2 or more"),
         ("ranked", RANKED | {"ranks": [1, 2]}, "RANK_BAD", "2 ranks of 3 completions"),
         ("ranked", RANKED | {"ranks": [1, 3, 4]}, "RANK_BAD", r"as in \[1, 2, 3\]"),
@@ -85,6 +95,12 @@ def test_the_answer_of_a_conversation_is_no_part_of_its_prompt():
 def test_messages_keep_role_and_content_alone():
     row = check_row("sft", "", {"messages": [USER | {"name": "Ann"}, ASSISTANT]})
     assert row.completion == [USER, ASSISTANT]
+
+
+def test_the_label_of_a_conversation_is_that_of_its_last_message():
+    row = check_row("unpaired", "", {"messages": [SYSTEM, USER, ASSISTANT, USER, ASSISTANT], "label": False, "x": 1})
+    assert (row.prompt, row.completion) == ([SYSTEM, USER, ASSISTANT, USER], [ASSISTANT])
+    assert (row.desirable, row.terminated, row.extras) == (False, True, {"x": 1})
 
 
 def test_the_margin_defaults_to_zero():

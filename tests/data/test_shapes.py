@@ -112,6 +112,41 @@ TABLE = {
         [],
         [[user("Hi"), assistant("Hello!")]],
     ),
+    "kto_en labels": (
+        "unpaired",
+        {"messages": [user("Hi"), assistant("Hello!")], "label": False},
+        {},
+        [user("Hi")],
+        [[assistant("Hello!")]],
+    ),
+    "kto_mix": (
+        "unpaired",
+        {"prompt": [user("Hi")], "completion": [assistant("Hello!")], "label": True},
+        {},
+        [user("Hi")],
+        [[assistant("Hello!")]],
+    ),
+    "labelled alpaca": (
+        "unpaired",
+        {"instruction": "Add.", "input": "1 and 2", "output": "3", "label": True},
+        {},
+        [user("Add.\n\n1 and 2")],
+        [[assistant("3")]],
+    ),
+    "labelled sharegpt": (
+        "unpaired",
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}], "kto_tag": False},
+        {"columns": {"label": "kto_tag"}},
+        [user("Hi")],
+        [[assistant("Hello!")]],
+    ),
+    "truthfulqa judgements": (
+        "unpaired",
+        {"question": "Is it flat?", "answer": " No.", "true": True},
+        {"columns": {"prompt": "question", "completion": "answer", "label": "true"}},
+        "Is it flat?",
+        [" No."],
+    ),
     "kto_en prompts": ("prompt", {"messages": [user("Hi"), assistant("Hello!")], "label": True}, {}, [user("Hi")], []),
     "alpaca_eval_kwise": ("ranked", KWISE, {}, [user("Name a fruit.")], [[assistant("Fig")], [assistant("Pear")]]),
     "truthfulqa_labels": (
@@ -211,6 +246,7 @@ def test_answers_to_different_prompts_are_refused():
     [
         ("sft", {"text": "a", "messages": []}, "fit text and messages; choose one with data.format"),
         ("prompt", {"question": "a"}, "for instance {prompt: question}"),
+        ("unpaired", {"question": "a", "good": True}, "for instance {prompt: question, completion: ..., label: ...}"),
         ("sft", {"messages": [], "label": False}, "SFT would imitate both"),
     ],
 )

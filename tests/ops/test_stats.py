@@ -55,9 +55,23 @@ def test_parts_stacked_by_scan_merge_to_the_whole():
     assert merged == {"mean": 4.0, "max": 10.0, "min": 1.0, "nested": {"count": 4.0}}
 
 
+def test_a_difference_is_of_the_merged_means():
+    def part(values, good):
+        return {"gap": ops.Difference(ops.mean_of(values, good), ops.mean_of(values, ~good))}
+
+    values, good = jnp.asarray([[1.0, 2.0], [6.0, 7.0]]), jnp.asarray([[True, True], [True, False]])
+    parts = [part(values[row], good[row]) for row in (0, 1)]
+    assert jnp.isnan(parts[0]["gap"].value)  # it has nothing to subtract
+    assert merged_values(parts) == {"gap": 3.0 - 7.0}
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+    assert ops.values_of(ops.reduce_stacked(stacked)) == {"gap": -4.0}
+
+
 def test_metrics_are_leaves_of_their_trees():
     one = jnp.ones(())
-    assert all(is_metric(metric) for metric in (ops.Mean(one, one), ops.Max(one), ops.Min(one), ops.Sum(one)))
+    mean = ops.Mean(one, one)
+    metrics = (mean, ops.Difference(mean, mean), ops.Max(one), ops.Min(one), ops.Sum(one))
+    assert all(is_metric(metric) for metric in metrics)
     assert not is_metric(one) and not is_metric({"loss": ops.Sum(one)})
     np.testing.assert_array_equal(ops.values_of([ops.Sum(one)]), [1.0])
 

@@ -13,12 +13,23 @@ import pytest
 from jaxrlhf.ops.stats import Max, Min, Sum, mean_of, values_of
 from jaxrlhf.optim import adamw_direction
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
+from jaxrlhf.steps.kto import kto_totals, mismatched_kl, unpaired_loss
 from jaxrlhf.steps.ppo import policy_loss, rollout_totals, value_loss
 from jaxrlhf.steps.reward import kwise_loss, kwise_totals, pairwise_loss, pairwise_totals
 from jaxrlhf.steps.sft import sft_loss, sft_totals
-from jaxrlhf.steps.update import LossFn, StepFn, TotalsFn, init_state, join_rows, make_evaluate, make_update, split_rows
+from jaxrlhf.steps.update import (
+    CouplingFn,
+    LossFn,
+    StepFn,
+    TotalsFn,
+    init_state,
+    join_rows,
+    make_evaluate,
+    make_update,
+    split_rows,
+)
 from jaxrlhf.types import Rollout
-from tests.fakes import bigram_model, hyper, pair_batch, ranked_batch, score_batch, token_batch
+from tests.fakes import bigram_model, hyper, pair_batch, ranked_batch, score_batch, token_batch, unpaired_batch
 
 LENGTHS = [6, 2, 5, 3, 1, 4, 6, 6, 0, 0, 2, 6, 5, 5, 3, 2]  # of 16 rows; rows 8 and 9 are padding
 ADAM = adamw_direction(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1)
@@ -30,6 +41,7 @@ class Method(NamedTuple):
     params: Any
     frozen: Any
     batch: Any
+    coupling: CouplingFn | None = None
 
 
 def policy_method(scalar: bool) -> Method:
@@ -54,19 +66,24 @@ def method(name: str) -> Method:
     (policy, params), (_, reference) = bigram_model(), bigram_model(seed=1)
     scorer, score_params = bigram_model(scalar=True)
     rows, scored = token_batch(LENGTHS, 6, prompt=2), score_batch(LENGTHS, 6)
+    unpaired = unpaired_batch(rows, token_batch(LENGTHS, 6, prompt=2, seed=2))
     ranks = [[1, 2, 3, 4], [2, 1, 2, 1], [1, 2, 1, 2], [1, 1, 1, 1]]  # the last prompt has nothing to compare
     return {
         "sft": lambda: Method(sft_loss(policy), sft_totals, params, None, rows),
         "pairwise": lambda: Method(pairwise_loss(scorer), pairwise_totals, score_params, None, pair_batch(scored, 0.3)),
         "kwise": lambda: Method(kwise_loss(scorer), kwise_totals, score_params, None, ranked_batch(scored, ranks)),
         "dpo": lambda: Method(preference_loss(policy), dpo_totals, params, reference, pair_batch(rows)),
+        "kto": lambda: Method(unpaired_loss(policy), kto_totals, params, reference, unpaired, mismatched_kl(policy)),
         "policy": lambda: policy_method(scalar=False),
         "critic": lambda: policy_method(scalar=True),
     }[name]()
 
 
-METHODS = ("sft", "pairwise", "kwise", "dpo", "policy", "critic")
-HYPER = hyper(beta=0.3, center_coef=0.01, temperature=0.7, clip_eps=0.2, value_clip_eps=0.5)
+METHODS = ("sft", "pairwise", "kwise", "dpo", "kto", "policy", "critic")
+HYPER = hyper(
+    beta=0.3, desirable_weight=1.0, undesirable_weight=2.0, center_coef=0.01, temperature=0.7, clip_eps=0.2,
+    value_clip_eps=0.5,
+)  # fmt: skip
 
 
 def slope() -> tuple[LossFn, TotalsFn]:
@@ -82,8 +99,9 @@ def slope() -> tuple[LossFn, TotalsFn]:
 @functools.cache
 def compiled(name: str, micro_batches: int) -> tuple[StepFn, list[int]]:
     """The step of a method, which follows the plain gradient, and a list that grows with every trace of it."""
-    loss_fn, totals_fn, *_ = method(name)
-    step, traces = make_update(loss_fn, totals_fn, optax.identity(), micro_batches=micro_batches), []
+    loss_fn, totals_fn, *_, coupling = method(name)
+    step = make_update(loss_fn, totals_fn, optax.identity(), coupling=coupling, micro_batches=micro_batches)
+    traces = []
 
     def traced(*arguments):
         traces.append(1)
@@ -94,7 +112,7 @@ def compiled(name: str, micro_batches: int) -> tuple[StepFn, list[int]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_equal_one_batch_in_loss_gradient_and_metrics(name: str):
-    _, _, params, frozen, batch = method(name)
+    _, _, params, frozen, batch, _ = method(name)
 
     def run(micro_batches: int):
         step, _ = compiled(name, micro_batches)
@@ -108,7 +126,7 @@ def test_micro_batches_equal_one_batch_in_loss_gradient_and_metrics(name: str):
 
 
 def test_totals_are_of_the_whole_batch():
-    _, totals_fn, _, _, batch = method("sft")
+    _, totals_fn, _, _, batch, _ = method("sft")
     assert totals_fn(batch) == sum(max(0, length - 1) for length in LENGTHS)
     assert method("pairwise").totals_fn(method("pairwise").batch) == 7  # of 8; one is padding
     assert method("kwise").totals_fn(method("kwise").batch) == 3
@@ -166,11 +184,12 @@ def test_a_bad_micro_batch_skips_the_whole_step():
 
 
 @pytest.mark.parametrize("name, key", [
-    ("sft", "learning_rate"), ("sft", "max_grad_norm"), ("dpo", "beta"), ("policy", "clip_eps"),
+    ("sft", "learning_rate"), ("sft", "max_grad_norm"), ("dpo", "beta"), ("kto", "undesirable_weight"),
+    ("policy", "clip_eps"),
     ("policy", "temperature"), ("critic", "value_clip_eps"),
 ])  # fmt: skip
 def test_another_hyper_parameter_changes_the_update_and_recompiles_nothing(name: str, key: str):
-    _, _, params, frozen, batch = method(name)
+    _, _, params, frozen, batch, _ = method(name)
     step, traces = compiled(name, 1)
     state = init_state(params, optax.identity())
     before, _ = step(state, frozen, batch, HYPER)
@@ -207,12 +226,28 @@ def test_keys_are_a_function_of_seed_step_and_micro_batch():
     assert len(set(draws(0, 2) + draws(1, 2))) == 8
 
 
-def test_evaluation_gives_the_metrics_of_the_step():
-    loss_fn, totals_fn, params, frozen, batch = method("critic")
-    metrics = jax.jit(make_evaluate(loss_fn, totals_fn))(params, frozen, batch, HYPER)
-    _, of_step = compiled("critic", 1)[0](init_state(params, optax.identity()), frozen, batch, HYPER)
+@pytest.mark.parametrize("name", ["critic", "kto"])
+def test_evaluation_gives_the_metrics_of_the_step(name: str):
+    loss_fn, totals_fn, params, frozen, batch, coupling = method(name)
+    metrics = jax.jit(make_evaluate(loss_fn, totals_fn, coupling))(params, frozen, batch, HYPER)
+    _, of_step = compiled(name, 1)[0](init_state(params, optax.identity()), frozen, batch, HYPER)
     assert set(of_step) - set(metrics) == {"grad_norm", "skipped"}
     chex.assert_trees_all_close(metrics, {name: of_step[name] for name in metrics}, rtol=1e-6)
+
+
+def test_what_couples_rows_is_told_to_every_micro_batch_and_has_no_gradient():
+    def loss_fn(params, frozen, batch, totals, hyper, key):
+        count, largest = totals
+        return jnp.sum(batch @ params["kernel"]) * largest / count, {"largest": Max(largest)}
+
+    def largest(params, frozen, parts, hyper):
+        return jnp.max(jax.lax.map(lambda rows: jnp.max(rows @ params["kernel"]), parts))
+
+    batch = jnp.asarray([[1.0], [2.0], [3.0], [10.0]])
+    step = make_update(loss_fn, len, optax.identity(), coupling=largest, micro_batches=2)
+    state, metrics = step(init_state({"kernel": jnp.ones(1)}, optax.identity()), None, batch, hyper())
+    assert metrics["largest"].value == 10.0
+    np.testing.assert_allclose(state.params["kernel"], [1.0 - 10.0 * 16 / 4])
 
 
 def test_parts_take_every_so_manieth_row_and_join_to_the_batch():
