@@ -130,8 +130,8 @@ def ppo(work: Workload) -> Step:
     def step() -> None:
         nonlocal states
         samples = sample(states["policy"].params, prompts, jax.random.key(next(count)))
-        experience = judge(states["policy"].params, states["critic"].params, frozen, prompts, samples, hyper)
-        states, metrics = learn(states, experience, hyper)
+        experience = judge({name: state.params for name, state in states.items()}, frozen, prompts, samples, hyper)
+        states, metrics = learn(states, frozen, experience, hyper)
         jax.device_get(values_of(metrics))
 
     return step

@@ -1,6 +1,7 @@
 """The command line: `jaxrlhf COMMAND --config FILE key=value ...`.
 
-Neither the list of commands nor the help of one imports jax; a command imports what it needs when it runs.
+Neither the list of commands nor the help of one imports jax: configs need none, and a command imports the rest when it
+runs.
 """
 
 from __future__ import annotations
@@ -18,9 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import jaxrlhf
+from jaxrlhf.commands.config import EvaluateConfig, ExportConfig, GenerateConfig
+from jaxrlhf.config import load
+from jaxrlhf.config_docs import FieldDoc, describe
+from jaxrlhf.demo.config import DemoConfig
+from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig, TrainConfig
+from jaxrlhf.trainers.rollout_config import GRPOConfig, PPOConfig
 
 USER_ERROR = 2
 """Exit status after a mistake in a config, a file or an argument."""
+
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells count it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,120 +40,138 @@ class Command:
 
     Attributes:
         help: one line for `jaxrlhf --help`.
-        config: returns the config dataclass; imports no jax.
+        example: arguments that say what the command cannot do without.
+        config: the config dataclass.
         run: runs the command on a config.
     """
 
     help: str
-    config: Callable[[], type]
+    example: str
+    config: type
     run: Callable[[Any], object]
 
 
-def _sft_config() -> type:
-    from jaxrlhf.trainers.config import SFTConfig
-
-    return SFTConfig
-
-
-def _run_sft(config: Any) -> object:
+def _sft(config: SFTConfig) -> object:
     from jaxrlhf.trainers.sft import run
 
     return run(config)
 
 
-def _reward_config() -> type:
-    from jaxrlhf.trainers.config import RewardConfig
-
-    return RewardConfig
-
-
-def _run_reward(config: Any) -> object:
+def _reward(config: RewardConfig) -> object:
     from jaxrlhf.trainers.reward import run
 
     return run(config)
 
 
-def _dpo_config() -> type:
-    from jaxrlhf.trainers.config import DPOConfig
-
-    return DPOConfig
-
-
-def _run_dpo(config: Any) -> object:
+def _dpo(config: DPOConfig) -> object:
     from jaxrlhf.trainers.dpo import run
 
     return run(config)
 
 
-def _ppo_config() -> type:
-    from jaxrlhf.trainers.config import PPOConfig
+def _kto(config: KTOConfig) -> object:
+    from jaxrlhf.trainers.kto import run
 
-    return PPOConfig
+    return run(config)
 
 
-def _run_ppo(config: Any) -> object:
+def _ppo(config: PPOConfig) -> object:
     from jaxrlhf.trainers.ppo import run
 
     return run(config)
 
 
-def _generate_config() -> type:
-    from jaxrlhf.commands.config import GenerateConfig
+def _grpo(config: GRPOConfig) -> object:
+    from jaxrlhf.trainers.grpo import run
 
-    return GenerateConfig
+    return run(config)
 
 
-def _run_generate(config: Any) -> object:
+def _generate(config: GenerateConfig) -> object:
     from jaxrlhf.commands.generate import run
 
     return run(config)
 
 
-def _evaluate_config() -> type:
-    from jaxrlhf.commands.config import EvaluateConfig
-
-    return EvaluateConfig
-
-
-def _run_evaluate(config: Any) -> object:
+def _evaluate(config: EvaluateConfig) -> object:
     from jaxrlhf.commands.evaluate import run
 
     return run(config)
 
 
-def _export_config() -> type:
-    from jaxrlhf.commands.config import ExportConfig
-
-    return ExportConfig
-
-
-def _run_export(config: Any) -> object:
+def _export(config: ExportConfig) -> object:
     from jaxrlhf.commands.export import run
 
     return run(config)
 
 
-def _demo_config() -> type:
-    from jaxrlhf.demo.config import DemoConfig
-
-    return DemoConfig
-
-
-def _run_demo(config: Any) -> object:
+def _demo(config: DemoConfig) -> object:
     from jaxrlhf.demo.command import run
 
     return run(config)
 
 
 COMMANDS = {
-    "sft": Command(help="train a model on demonstrations", config=_sft_config, run=_run_sft),
-    "reward": Command(help="train a reward model on preferences", config=_reward_config, run=_run_reward),
-    "dpo": Command(help="train a policy on preferences directly", config=_dpo_config, run=_run_dpo),
-    "ppo": Command(help="train a policy against a reward with PPO", config=_ppo_config, run=_run_ppo),
-    "generate": Command(help="sample answers to prompts", config=_generate_config, run=_run_generate),
-    "evaluate": Command(help="measure a model", config=_evaluate_config, run=_run_evaluate),
-    "export": Command(help="write a model in Hugging Face format", config=_export_config, run=_run_export),
-    "demo": Command(help="the whole way on a laptop, with a report", config=_demo_config, run=_run_demo),
+    "sft": Command(
+        help="train a model on demonstrations",
+        example="out=runs/sft model=MODEL dataset=demonstrations.jsonl",
+        config=SFTConfig,
+        run=_sft,
+    ),
+    "reward": Command(
+        help="train a reward model on preferences",
+        example="out=runs/reward model=runs/sft dataset=comparisons.jsonl",
+        config=RewardConfig,
+        run=_reward,
+    ),
+    "dpo": Command(
+        help="train a policy on preferences directly",
+        example="out=runs/dpo model=runs/sft dataset=comparisons.jsonl",
+        config=DPOConfig,
+        run=_dpo,
+    ),
+    "kto": Command(
+        help="train a policy on answers that are good or bad",
+        example="out=runs/kto model=runs/sft dataset=labelled.jsonl",
+        config=KTOConfig,
+        run=_kto,
+    ),
+    "ppo": Command(
+        help="train a policy against a reward with PPO",
+        example="out=runs/ppo model=runs/sft dataset=prompts.jsonl reward_model=runs/reward",
+        config=PPOConfig,
+        run=_ppo,
+    ),
+    "grpo": Command(
+        help="train a policy against a reward with GRPO",
+        example="out=runs/grpo model=runs/sft dataset=prompts.jsonl rewards=my_rewards.py:helpful",
+        config=GRPOConfig,
+        run=_grpo,
+    ),
+    "generate": Command(
+        help="sample answers to prompts",
+        example="model=runs/sft dataset=prompts.jsonl out=answers.jsonl answers=4",
+        config=GenerateConfig,
+        run=_generate,
+    ),
+    "evaluate": Command(
+        help="measure a model",
+        example="measure=accuracy model=runs/reward dataset=held_out.jsonl",
+        config=EvaluateConfig,
+        run=_evaluate,
+    ),
+    "export": Command(
+        help="write a model in Hugging Face format",
+        example="run=runs/ppo out=exported",
+        config=ExportConfig,
+        run=_export,
+    ),
+    "demo": Command(
+        help="the whole way on a laptop, with a report",
+        example="out=runs/demo",
+        config=DemoConfig,
+        run=_demo,
+    ),
 }
 
 
@@ -153,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None means those of the process.
 
     Returns:
-        The exit status: 0, or 2 after a user's mistake, which is explained on stderr in place of a traceback.
+        The exit status: 0; 2 after a user's mistake, or 130 after Ctrl-C, each told on stderr in place of a traceback.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -172,8 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, command: Command, arguments: list[str]) -> int:
-    from jaxrlhf.config import load
-
     if "-h" in arguments or "--help" in arguments:
         print(_help(name, command))
         return 0
@@ -181,13 +208,37 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("jaxrlhf").setLevel(logging.INFO)  # others speak up when something is wrong
     try:
-        command.run(load(command.config(), options.config, options.overrides))
+        config = load(command.config, options.config, options.overrides)
+        _check_named(config)
+        command.run(config)
     except (ValueError, TypeError, FileNotFoundError) as error:
         if options.traceback or not _is_our_message(error):
             raise
         print(f"jaxrlhf {name}: {error}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt:
+        resumes = issubclass(command.config, TrainConfig)
+        hint = "; the same command goes on from the last checkpoint" if resumes else ""
+        print(f"jaxrlhf {name}: interrupted{hint}", file=sys.stderr)
+        return INTERRUPTED
     return 0
+
+
+_NAMED = {"model": "required", "dataset": "required, or datasets"}
+"""What the help says in place of the default of a key that only a call from Python can leave out."""
+
+
+def _check_named(config: object) -> None:
+    """Refuses a training run without model or data, which only callers from Python can have in memory."""
+    if not isinstance(config, TrainConfig):
+        return
+    problems = []
+    if not config.model:
+        problems.append("model is not set; name a Hugging Face folder, a hub id or the folder of a run")
+    if not config.dataset and not config.datasets:
+        problems.append("dataset is not set; name a file, a folder or a hub id, or several in datasets")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def _is_our_message(error: Exception) -> bool:
@@ -220,12 +271,21 @@ def _overview() -> str:
 
 
 def _help(name: str, command: Command) -> str:
-    from jaxrlhf.config_docs import describe
-
-    width = min(120, shutil.get_terminal_size().columns)
-    lines = [_parser(name, command).format_help(), "keys:"]
-    for field in describe(command.config()):
-        value = "required" if field.default is None else f"= {field.default}"
-        lines.append(f"  {field.key} {value}  ({field.type})")
-        lines += textwrap.wrap(field.doc, width, initial_indent="      ", subsequent_indent="      ")
+    fields = describe(command.config)
+    trains = issubclass(command.config, TrainConfig)
+    common = {field.name for field in dataclasses.fields(TrainConfig)} if trains else set()
+    own = [field for field in fields if field.key.partition(".")[0] not in common]
+    shared = [field for field in fields if field not in own]
+    lines = [f"example: jaxrlhf {name} {command.example}", "", _parser(name, command).format_help().rstrip()]
+    for title, section in ((f"keys of {name}:", own), ("keys of every training run:", shared)):
+        if section:
+            lines += ["", title, *(line for field in section for line in _entry(field))]
     return "\n".join(lines)
+
+
+def _entry(field: FieldDoc) -> list[str]:
+    """What the help says of one key."""
+    value = "required" if field.default is None else _NAMED.get(field.key, f"= {field.default}")
+    width = min(120, shutil.get_terminal_size().columns)
+    text = textwrap.wrap(field.doc, width, initial_indent="      ", subsequent_indent="      ")
+    return [f"  {field.key} {value}  ({field.type})", *text]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
 import numbers
 import sys
@@ -59,6 +60,27 @@ def name_rewards(rewards: Sequence[RewardFn], *, taken: Sequence[str] = ()) -> d
     return named
 
 
+def check_columns(rewards: Mapping[str, RewardFn], columns: Sequence[str]) -> None:
+    """Refuses rewards that cannot be called with the columns of the data.
+
+    Args:
+        rewards: name -> function.
+        columns: names of the columns that the data have beside the prompt.
+
+    Raises:
+        ValueError: if a reward does not take a column, or needs one that the data lack.
+    """
+    for name, reward in rewards.items():
+        try:
+            inspect.signature(reward).bind([], [], **dict.fromkeys(columns, []))
+        except TypeError as error:
+            known = ", ".join(columns) or "none"
+            raise ValueError(
+                f"reward {name} cannot be called with the columns of the data, {known}: {error}; "
+                f"write def {name}(prompts, completions, **columns)"
+            ) from error
+
+
 def call_rewards(
     rewards: Mapping[str, RewardFn],
     prompts: Sequence[Any],
@@ -96,7 +118,12 @@ def _call(
                 f"the data have a column {argument!r}, but reward {name} has an argument of this name; rename the "
                 f"column, in the file or with data.columns={{NEW_NAME: {argument}}}"
             )
-    values: Any = reward(list(prompts), list(completions), **columns)
+    try:
+        values: Any = reward(list(prompts), list(completions), **columns)
+    except Exception as error:
+        known = f"the columns {', '.join(columns)}" if columns else "no other columns"
+        error.add_note(f"in reward {name}, on {len(completions)} completions with {known}")
+        raise
     is_list = isinstance(values, Sequence) or getattr(values, "ndim", 0) > 0  # numpy's, or jax's on some device
     if not is_list or len(values) != len(completions):
         found = f"{len(values)} values" if is_list else type(values).__name__

@@ -1,4 +1,4 @@
-"""From sampled answers to a `Rollout`: log-probabilities by the training forward, values, rewards, advantages."""
+"""What everyone says of sampled answers: log-probabilities by the training forward, values, scores."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.losses import gae, kl_estimate, kl_shaped_rewards, whiten, whiten_keep_mean
 from jaxrlhf.losses.kl import last_token
 from jaxrlhf.ops.masked import masked_sum, positions_of
 from jaxrlhf.ops.stats import Mean, Sum, max_of, mean_of, min_of
 from jaxrlhf.steps.scoring import sequence_scores, token_logprobs, token_values
 from jaxrlhf.steps.update import join_rows, split_rows
-from jaxrlhf.types import Hyper, Metrics, Model, Params, PromptBatch, Rollout, Samples, TokenBatch
+from jaxrlhf.types import Hyper, Metrics, Model, Params, PromptBatch, Samples, TokenBatch, TrainState
 
 
 @jax.tree_util.register_dataclass
@@ -27,41 +26,49 @@ class Experience:
         batch: prompts and answers as `response_batch` makes them.
         samples: `Samples` of B rows.
         logprobs: [B, R], under the policy, by the training forward.
-        ref_logprobs: [B, R], under the reference.
-        values: [B, R], by the critic.
+        ref_logprobs: [B, R], under the reference, or None without one.
+        values: [B, R], by the critic, or None without one.
         scores: name of a reward -> [B] float32, NaN where it has no opinion.
     """
 
     batch: TokenBatch
     samples: Samples
     logprobs: jax.Array
-    ref_logprobs: jax.Array
-    values: jax.Array
+    ref_logprobs: jax.Array | None
+    values: jax.Array | None
     scores: Mapping[str, jax.Array]
 
 
-JudgeFn = Callable[[Params, Params, Mapping[str, Any], PromptBatch, Samples, Hyper], Experience]
+States = dict[str, TrainState]
+"""The models that are trained: "policy", and with PPO "critic"."""
+
+LearnFn = Callable[[States, Mapping[str, Params], Experience, Hyper], tuple[States, Metrics]]
+"""`learn(states, frozen, experience, hyper) -> (states, metrics)`: all updates on one rollout."""
+
+JudgeFn = Callable[[Mapping[str, Params], Mapping[str, Params], PromptBatch, Samples, Hyper], Experience]
 
 
-def make_judge(policy: Model, critic: Model, scorer: Model | None, *, rows_at_once: int, answers: int) -> JudgeFn:
-    """Builds `judge(policy_params, critic_params, frozen, prompts, samples, hyper) -> Experience`.
+def make_judge(
+    policy: Model, critic: Model | None, scorer: Model | None, *, rows_at_once: int, answers: int
+) -> JudgeFn:
+    """Builds `judge(trained, frozen, prompts, samples, hyper) -> Experience`.
 
-    `frozen` holds the parameters of the reference under "reference", and of the reward model under "scorer". Rows go
+    `trained` holds the parameters of the policy under "policy", and of the critic under "critic" if there is one;
+    `frozen` those of the reference under "reference", and of the reward model under "scorer", if there are. Rows go
     through the models in the parts in which the update will take them, so that the same rows meet the same shapes in
     both and the ratio of the first update is exactly 1.
 
     Args:
         policy: also the reference, under other parameters.
-        critic: a model with a scalar head.
+        critic: a model with a scalar head, or None.
         scorer: a reward model that reads the policy's tokens, or None.
         rows_at_once: rows of a micro-batch of the update; a batch of more rows is a multiple of it.
         answers: answers to each prompt.
     """
 
     def judge(
-        policy_params: Params,
-        critic_params: Params,
-        frozen: Mapping[str, Any],
+        trained: Mapping[str, Params],
+        frozen: Mapping[str, Params],
         prompts: PromptBatch,
         samples: Samples,
         hyper: Hyper,
@@ -69,13 +76,17 @@ def make_judge(policy: Model, critic: Model, scorer: Model | None, *, rows_at_on
         prompts = jax.tree.map(lambda leaf: jnp.repeat(leaf, answers, axis=0), prompts)
         batch = response_batch(prompts, samples)
 
+        def logprobs(params: Params, batch: TokenBatch) -> jax.Array | None:
+            return token_logprobs(policy, params, batch, temperature=hyper["temperature"])[0].logp
+
         def one(part: tuple[TokenBatch, TokenBatch]) -> dict[str, Any]:
             batch, whole = part
-            out, _ = token_logprobs(policy, policy_params, batch, temperature=hyper["temperature"])
-            ref, _ = token_logprobs(policy, frozen["reference"], batch, temperature=hyper["temperature"])
-            scores = {} if scorer is None else {"reward_model": sequence_scores(scorer, frozen["scorer"], whole)}
-            values = token_values(critic, critic_params, batch)
-            return {"logprobs": out.logp, "ref_logprobs": ref.logp, "values": values, "scores": scores}
+            return {
+                "logprobs": logprobs(trained["policy"], batch),
+                "ref_logprobs": logprobs(frozen["reference"], batch) if "reference" in frozen else None,
+                "values": None if critic is None else token_values(critic, trained["critic"], batch),
+                "scores": {} if scorer is None else {"reward_model": sequence_scores(scorer, frozen["scorer"], whole)},
+            }
 
         rows = (batch, scorer_batch(prompts, samples))
         parts = max(1, batch.tokens.shape[0] // rows_at_once)
@@ -117,57 +128,38 @@ def scorer_batch(prompts: PromptBatch, samples: Samples) -> TokenBatch:
     )
 
 
-def make_rollout(experience: Experience, hyper: Hyper, *, whiten_rewards: bool) -> tuple[Rollout, Metrics]:
-    """Shapes rewards and estimates advantages over the whole batch.
-
-    An answer that a reward has no opinion on, and a row without a prompt (padding), teach nothing.
+def total_scores(experience: Experience, weights: Mapping[str, float] | None = None) -> tuple[jax.Array, jax.Array]:
+    """Adds up what the rewards say of each answer.
 
     Args:
         experience: what `make_judge` made.
-        hyper: reads `kl_coef`, `gamma`, `lam`, and `missing_eos_penalty`, which is subtracted from the score of an
-            answer that was cut off.
-        whiten_rewards: whether the shaped rewards are scaled to variance 1 before GAE.
+        weights: name of a reward -> its weight; None, and names that it does not have, mean 1.
 
     Returns:
-        The `Rollout`, and metrics `objective/*`, `rewards/*`, `completions/*`, `val/num_eos_tokens`, `num_tokens`.
+        [B] float32, the weighted sum of the rewards that have an opinion, 0 where none has; and [B] bool, whether any
+        has, on an answer to a real prompt.
     """
-    samples = experience.samples
-    scores = jnp.sum(jnp.stack(list(experience.scores.values())), axis=0)
-    there = jnp.isfinite(scores) & _has_prompt(experience)
-    mask = samples.mask & there[:, None]
-    shaped_scores = jnp.where(there, scores - jnp.where(samples.terminated, 0.0, hyper["missing_eos_penalty"]), 0.0)
-    kl = kl_estimate(experience.logprobs, experience.ref_logprobs, "k1")
-    rewards = kl_shaped_rewards(shaped_scores, kl, mask, kl_coef=hyper["kl_coef"])
-    if whiten_rewards:
-        rewards = whiten_keep_mean(rewards, mask)
-    advantages, returns = gae(rewards, experience.values, mask, gamma=hyper["gamma"], lam=hyper["lam"])
-    rollout = Rollout(
-        batch=experience.batch,
-        mask=mask,
-        logprobs=experience.logprobs,
-        ref_logprobs=experience.ref_logprobs,
-        values=experience.values,
-        advantages=whiten(advantages, mask),
-        returns=returns,
-    )
-    sequence_kl = masked_sum(kl, mask, axis=1)
-    non_score = -hyper["kl_coef"] * sequence_kl
-    return rollout, {
-        "objective/kl": mean_of(sequence_kl, there),
-        "objective/entropy": mean_of(masked_sum(-experience.logprobs, mask, axis=1), there),
-        "objective/non_score_reward": mean_of(non_score, there),
-        "objective/rlhf_reward": mean_of(shaped_scores + non_score, there),
-        "objective/scores": mean_of(scores, there),
-        **{f"rewards/{name}/mean": mean_of(own, there) for name, own in experience.scores.items()},
-        **_sample_metrics(experience, there),
-    }
+    scores = experience.scores
+    known = jnp.stack([jnp.isfinite(own) for own in scores.values()])
+    parts = jnp.stack([(weights or {}).get(name, 1.0) * own for name, own in scores.items()])
+    return masked_sum(parts, known, axis=0), jnp.any(known, axis=0) & has_prompt(experience)
 
 
-def _sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
-    samples, real = experience.samples, _has_prompt(experience)
+def sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
+    """Metrics of the answers themselves, and of each reward.
+
+    Args:
+        experience: what `make_judge` made.
+        there: [B] bool, which answers have a score.
+
+    Returns:
+        `rewards/<name>/mean`, `objective/unscored`, `val/num_eos_tokens`, `completions/*`, `sampling/*`, `num_tokens`.
+    """
+    samples, real = experience.samples, has_prompt(experience)
     lengths = jnp.sum(samples.mask, axis=1)
     difference = jnp.abs(samples.sampling_logprobs - experience.logprobs)
     return {
+        **{f"rewards/{name}/mean": mean_of(own, real & jnp.isfinite(own)) for name, own in experience.scores.items()},
         "objective/unscored": Sum(jnp.sum(real & ~there, dtype=jnp.float32)),
         "val/num_eos_tokens": Mean(jnp.sum(samples.terminated & real, dtype=jnp.float32), jnp.ones(())),
         "completions/mean_length": mean_of(lengths, real),
@@ -180,7 +172,8 @@ def _sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
     }
 
 
-def _has_prompt(experience: Experience) -> jax.Array:
+def has_prompt(experience: Experience) -> jax.Array:
+    """[B] bool, False at rows that are padding."""
     prompt_columns = experience.batch.tokens.shape[1] + 1 - experience.samples.tokens.shape[1]
     return jnp.any(experience.batch.segment_ids[:, :prompt_columns] != 0, axis=1)
 

@@ -22,6 +22,7 @@ def token_logprobs(
     *,
     want: Sequence[str] = ("logp",),
     temperature: jax.Array | float | None = None,
+    ref_params: Params | None = None,
     key: jax.Array | None = None,
 ) -> tuple[LogprobOut, jax.Array]:
     """Log-probabilities of a batch's targets at the columns that a loss reads.
@@ -32,6 +33,7 @@ def token_logprobs(
         batch: `TokenBatch` of [B, T].
         want: fields of `LogprobOut` to compute.
         temperature: divides the logits.
+        ref_params: of a frozen reference, where `want` names `kl` or `ref_logp`.
         key: for dropout.
 
     Returns:
@@ -39,7 +41,9 @@ def token_logprobs(
     """
     hidden = _hidden(model, params, batch, key)
     targets, mask = at_columns(batch, batch.targets), at_columns(batch, batch.mask)
-    return linear_logprobs(hidden, model.head(params), targets, want=want, mask=mask, temperature=temperature), mask
+    ref = None if ref_params is None else (_hidden(model, ref_params, batch, None), model.head(ref_params))
+    head = model.head(params)
+    return linear_logprobs(hidden, head, targets, want=want, mask=mask, ref=ref, temperature=temperature), mask
 
 
 def token_values(model: Model, params: Params, batch: TokenBatch, *, key: jax.Array | None = None) -> jax.Array:

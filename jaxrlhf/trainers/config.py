@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import Literal
+from typing import Any, Literal
 
 from jaxrlhf.config_checks import Condition, check, not_negative, positive
 from jaxrlhf.data.config import DataConfig, DatasetConfig
@@ -52,6 +51,11 @@ class OptimConfig:
         )
 
 
+def default_rate(learning_rate: float) -> Any:
+    """The field `optim` of a method whose usual learning rate, which is TRL's default, is this one."""
+    return dataclasses.field(default_factory=lambda: OptimConfig(learning_rate=learning_rate))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What every training run is told.
@@ -71,7 +75,8 @@ class TrainConfig:
         log_every: steps between two lines of metrics, positive.
         eval_every: steps between two evaluations; 0 evaluates before the first step and after the last only.
         eval_batch_size: rows of an evaluation batch, over all devices; None means those of a micro-batch.
-        save_every: steps between two checkpoints; 0 saves after the last step only.
+        save_every: steps between two checkpoints, from which an interrupted run goes on; 0 saves after the last step
+            only.
         keep: number of checkpoints to keep, positive, the best one besides.
         best_metric: evaluation metric by which the exported step is chosen, e.g. `eval/loss`; None exports the last.
         best_mode: whether the smallest or the largest value of `best_metric` is the best; None means "min".
@@ -94,7 +99,7 @@ class TrainConfig:
     log_every: int = 10
     eval_every: int = 0
     eval_batch_size: int | None = None
-    save_every: int = 0
+    save_every: int = 500
     keep: int = 2
     best_metric: str | None = None
     best_mode: Extreme | None = None
@@ -145,6 +150,8 @@ class TrainConfig:
 class SFTConfig(TrainConfig):
     """Supervised fine-tuning."""
 
+    optim: OptimConfig = default_rate(2e-5)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig(TrainConfig):
@@ -154,6 +161,7 @@ class RewardConfig(TrainConfig):
         center_coef: weight of (chosen + rejected)^2 in the loss of pairs, not negative; 0.01 is usual, 0 is off.
     """
 
+    optim: OptimConfig = default_rate(1e-4)
     center_coef: float = 0.0
 
     def __post_init__(self) -> None:
@@ -171,6 +179,7 @@ class DPOConfig(TrainConfig):
         reference: another model to take as the reference; None means `model`.
     """
 
+    optim: OptimConfig = default_rate(1e-6)
     beta: float = 0.1
     reference: str | None = None
 
@@ -181,116 +190,38 @@ class DPOConfig(TrainConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PPOOptions:
-    """The options of PPO. Defaults are TRL's unless said.
+class KTOConfig(TrainConfig):
+    """Kahneman-Tversky optimisation. The reference is the model that the run starts from, unless one is named.
+
+    The rows of a batch lend each other their answers to estimate the KL to the reference, so a batch has two at least,
+    and the more the better.
 
     Attributes:
-        kl_coef: price of a nat of KL to the reference in the reward, not negative.
-        clip_eps: half-width of the ratio's interval, positive.
-        value_clip_eps: how far a value may move in one rollout, positive.
-        gamma: discount, in [0, 1].
-        lam: trace decay of GAE, in [0, 1].
-        whiten_rewards: whether shaped rewards are scaled to variance 1 before GAE.
-        missing_eos_penalty: subtracted from the score of an answer that was cut off, not negative.
-        epochs: passes over a rollout, positive.
-        mini_batches: updates in a pass; divides the answers of a step.
-        critic_learning_rate: the critic's highest rate, positive; None means `optim.learning_rate`. It follows the same
-            schedule.
+        beta: strength of the constraint to the reference, positive.
+        desirable_weight: weight of good answers, positive.
+        undesirable_weight: weight of bad answers, positive.
+        reference: another model to take as the reference; None means `model`.
     """
 
-    kl_coef: float = 0.05
-    clip_eps: float = 0.2
-    value_clip_eps: float = 0.2
-    gamma: float = 1.0
-    lam: float = 0.95
-    whiten_rewards: bool = False
-    missing_eos_penalty: float = 0.0
-    epochs: int = 4
-    mini_batches: int = 1
-    critic_learning_rate: float | None = None
+    optim: OptimConfig = default_rate(1e-6)
+    beta: float = 0.1
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        super().__post_init__()
         check(
             self,
-            *positive(self, "clip_eps", "value_clip_eps", "epochs", "mini_batches", "critic_learning_rate"),
-            *not_negative(self, "kl_coef", "missing_eos_penalty"),
-            (0 <= self.gamma <= 1, f"gamma={self.gamma} must lie in [0, 1]"),
-            (0 <= self.lam <= 1, f"lam={self.lam} must lie in [0, 1]"),
+            *positive(self, "beta", "desirable_weight", "undesirable_weight"),
+            *(
+                (getattr(self, name) != 1, f"{name}=1 leaves no other row to estimate the KL with; use 2 or more")
+                for name in ("batch_size", "eval_batch_size")
+            ),
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutConfig:
-    """How answers are drawn during training.
-
-    Attributes:
-        max_new_tokens: tokens of the longest answer, positive.
-        temperature: divides the logits, of the log-probabilities in the losses too; positive.
-        answers: answers to each prompt of a batch, positive. A prompt is prefilled once.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    answers: int = 1
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        check(self, *positive(self, "max_new_tokens", "temperature", "answers"))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PPOConfig(TrainConfig):
-    """PPO with a KL penalty to a frozen reference.
-
-    `batch_size` and `eval_batch_size` count prompts; the latter is the former unless it is given.
-
-    Attributes:
-        reference: the reference policy; None means `model`.
-        reward_model: a reward model to score answers with; it must share the policy's tokenizer.
-        rewards: Python rewards, `path.py:function` or `package.module:function`, added to the model's score.
-        critic: what the critic starts from; None means the reward model, or without one `model` with a head of zeros.
-        ppo: options of the method.
-        rollout: how answers are drawn.
-        samples_every: steps between two groups of answers written to samples.jsonl; 0 writes none.
-    """
-
-    reference: str | None = None
-    reward_model: str | None = None
-    rewards: tuple[str, ...] = ()
-    critic: str | None = None
-    ppo: PPOOptions = dataclasses.field(default_factory=PPOOptions)
-    rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
-    samples_every: int = 10
-
-    def __post_init__(self) -> None:
-        """Checks ranges and combinations."""
-        super().__post_init__()
-        check(self, *not_negative(self, "samples_every"), self._judges_whole_parts())
 
     @property
     def eval_rows(self) -> int:
-        """Prompts of an evaluation batch, whose answers are judged in parts as in training."""
-        return self.batch_size if self.eval_batch_size is None else self.eval_batch_size
-
-    @property
-    def micro_rows(self) -> int:
-        """Answers that go through a model at once."""
-        return self.batch_size * self.rollout.answers // (self.ppo.mini_batches * self.micro_batches)
-
-    def _divides(self) -> Condition:
-        parts, rows = self.ppo.mini_batches * max(1, self.micro_batches), self.batch_size * self.rollout.answers
-        return rows % parts == 0, (
-            f"ppo.mini_batches={self.ppo.mini_batches} x micro_batches={self.micro_batches} does not divide the "
-            f"{rows} answers of a step (batch_size={self.batch_size} x rollout.answers={self.rollout.answers})"
-        )
-
-    def _judges_whole_parts(self) -> Condition:
-        """Whether the answers of an evaluation fill the parts of training, or less than one, and the message if not."""
-        prompts, answers, part = self.eval_rows, self.rollout.answers, self.micro_rows
-        whole = part // math.gcd(part, answers)  # the fewest prompts whose answers fill parts
-        return prompts * answers <= part or prompts % whole == 0, (
-            f"eval_batch_size={prompts} x rollout.answers={answers} makes {prompts * answers} answers, which are "
-            f"judged {part} at a time, as in training (batch_size x rollout.answers over ppo.mini_batches x "
-            f"micro_batches); use eval_batch_size={max(whole, prompts // whole * whole)}"
-        )
+        """Rows of an evaluation batch; two at least, though a micro-batch of training may be a single one."""
+        return max(2, super().eval_rows)

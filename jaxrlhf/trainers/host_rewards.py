@@ -44,13 +44,13 @@ class Answers:
         return {name: place_batch(self._spread(values), mesh) for name, values in by_name.items()}
 
     def rows_to_show(self, scores: Mapping[str, jax.Array], most: int = 8) -> list[dict[str, Any]]:
-        """The first rows with their scores, as lines of samples.jsonl."""
+        """The first rows with their scores, as lines of samples.jsonl; null where a reward has no opinion."""
         local = {name: local_rows(values) for name, values in scores.items()}
         return [
             {
                 "prompt": self.prompts[number],
                 "completion": self.completions[number],
-                "scores": {name: float(values[row]) for name, values in local.items()},
+                "scores": {name: float(own[row]) if np.isfinite(own[row]) else None for name, own in local.items()},
             }
             for number, row in enumerate(self.real[:most])
         ]
@@ -76,11 +76,10 @@ def read_answers(samples: Samples, index: Index, examples: np.ndarray, answers: 
     real = np.flatnonzero(owners >= 0)
     extras = [index.extras[owner] for owner in owners[real]]
     texts = answer_texts(tokenizer, [tokens[row][mask[row]] for row in real])
-    names = {name: None for extra in index.extras for name in extra if name != "prompt"}
     return Answers(
         rows=len(owners),
         real=real,
         prompts=[extra["prompt"] for extra in extras],
         completions=texts,
-        columns={name: [extra.get(name) for extra in extras] for name in names},
+        columns={name: [extra.get(name) for extra in extras] for name in index.columns},
     )

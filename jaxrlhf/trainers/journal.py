@@ -37,6 +37,7 @@ class Journal:
     Attributes:
         clock: measures phases; what it has measured goes into the line of the window.
         num_tokens: tokens of all steps so far, padding left out.
+        last: the last value of each metric that was written.
     """
 
     def __init__(self, writer: MetricsWriter, log_every: int, *, main: bool) -> None:
@@ -49,6 +50,7 @@ class Journal:
         """
         self.clock = PhaseClock()
         self.num_tokens = 0
+        self.last: dict[str, float] = {}
         self._writer, self._log_every, self._main = writer, log_every, main
         self._progress: Progress | None = None
         self._window: list[Metrics] = []
@@ -117,5 +119,6 @@ class Journal:
 
     def _report(self, step: int, values: Mapping[str, float]) -> None:
         self._writer.write(step, values)
+        self.last.update(values)
         if self._progress is not None:
             self._progress.report(step, values)

@@ -64,6 +64,7 @@ def training_sources(config: TrainConfig, dataset: Rows | None) -> list[Source]:
         ValueError: if there are none.
     """
     if dataset is not None:
+        _refuse_both("dataset", config.dataset or config.datasets)
         return [dataset]
     if config.dataset is not None:
         return [DatasetConfig(path=config.dataset)]
@@ -74,6 +75,7 @@ def training_sources(config: TrainConfig, dataset: Rows | None) -> list[Source]:
 
 def _held_out_sources(config: TrainConfig, dataset: Rows | None) -> list[Source] | None:
     if dataset is not None:
+        _refuse_both("eval_dataset", config.eval_dataset)
         return [dataset]
     if config.eval_dataset is not None:
         return [DatasetConfig(path=config.eval_dataset)]
@@ -81,6 +83,11 @@ def _held_out_sources(config: TrainConfig, dataset: Rows | None) -> list[Source]
     if idle:
         raise ValueError(f"{', '.join(idle)}: no effect without eval_dataset; name one, or leave them out")
     return None
+
+
+def _refuse_both(key: str, named: Any) -> None:
+    if named:
+        raise ValueError(f"there are rows in memory and {key}={named} in the config; keep one of them")
 
 
 def _loader(

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import yaml
 from jax.sharding import Mesh
 
 import jaxrlhf
 from jaxrlhf.checkpoint.export import export_hf
 from jaxrlhf.checkpoint.fingerprint import fingerprint
 from jaxrlhf.checkpoint.state import Checkpoints
-from jaxrlhf.config import diff, dump, load
+from jaxrlhf.config import diff, dump, load, to_dict
 from jaxrlhf.data.chat import with_template
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.sharding.distributed import initialize, is_main
@@ -31,6 +32,9 @@ from jaxrlhf.trainers.start import Start
 from jaxrlhf.types import Params
 
 log = logging.getLogger(__name__)
+
+FEW_STEPS = 10
+"""Runs of fewer steps are warned of."""
 
 HARMLESS = {"out", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "samples_every"}
 """Keys that a resumed run may change without a word."""
@@ -47,11 +51,13 @@ class Trained:
         folder: of the run.
         model: the trained model, in memory.
         steps: number of steps of the whole run.
+        metrics: the last value of each metric, those of evaluations under `eval/`; empty if all steps had been taken.
     """
 
     folder: Path
     model: Start
     steps: int
+    metrics: dict[str, float]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -89,9 +95,17 @@ class Run:
         Returns:
             Number of steps of the whole run.
         """
-        steps = self.config.steps
-        self.total = max(1, round(rows * self.config.epochs / self.config.batch_size)) if steps is None else steps
+        config = self.config
+        steps = round(rows * config.epochs / config.batch_size) if config.steps is None else config.steps
+        self.total = max(1, steps)
         self.digest = digest
+        log.info("%d rows in batches of %d: %d steps", rows, config.batch_size, self.total)
+        if self.total < FEW_STEPS:
+            log.warning(
+                "%d steps teach next to nothing; lower batch_size, or raise epochs or steps, and perhaps "
+                "optim.learning_rate",
+                self.total,
+            )
         return self.total
 
     def resume(self, state: Any, frozen: Params) -> tuple[Any, int]:
@@ -199,7 +213,7 @@ class Run:
         export_hf(target, params, start.config, tokenizer=tokenizer, eos_token_ids=start.stops, overwrite=True)
         log.info("wrote %s", target)
         model = dataclasses.replace(start, params=params, tokenizer=tokenizer)
-        return Trained(folder=self.folder, model=model, steps=self.total)
+        return Trained(folder=self.folder, model=model, steps=self.total, metrics=dict(self.journal.last))
 
 
 @contextlib.contextmanager
@@ -220,6 +234,8 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             check_batch(mesh, name, getattr(config, name))
     check_batch(mesh, "rows of a micro-batch", config.micro_rows)
     folder = Path(config.out)
+    if folder.is_file():
+        raise ValueError(f"out={folder} is a file; name a folder")
     writer = MetricsWriter(folder, main=is_main())
     checkpoints = Checkpoints(
         folder / "checkpoints", keep=config.keep, best_metric=config.best_metric, best_mode=config.best_is
@@ -245,12 +261,19 @@ def _layout(state: Any) -> Any:
 def _check_same_run(folder: Path, config: TrainConfig) -> None:
     """Holds the config against that of the run whose checkpoints are in the folder."""
     path = folder / "config.yaml"
-    changed = diff(load(type(config), path), config) if path.exists() else {}
+    if set(yaml.safe_load(path.read_text(encoding="utf-8"))) != set(to_dict(config)):
+        raise ValueError(f"{folder} holds a run of another method; choose another `out`")
+    changed = diff(load(type(config), path), config)
     blocked = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in HARMLESS | ANNOUNCED]
     if blocked:
         raise ValueError(
-            f"{folder} holds a run with another configuration ({'; '.join(blocked)}); choose another `out`, or "
-            "remove the folder"
+            f"{folder} holds a run with another configuration ({'; '.join(blocked)}); choose another `out` (to go on "
+            f"from its model, with model={folder} once it has ended), or remove the folder"
         )
     for key in ANNOUNCED & set(changed):
         log.info("%s of %s changes from %r to %r", key, folder, *changed[key])
+    if {"steps", "epochs"} & set(changed) and config.optim.schedule != "constant":
+        log.warning(
+            "the %s schedule was planned to end earlier; the rate jumps, and the result is not that of one long run",
+            config.optim.schedule,
+        )

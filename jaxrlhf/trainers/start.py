@@ -21,6 +21,10 @@ from jaxrlhf.types import Params
 log = logging.getLogger(__name__)
 
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""The files that transformers makes a tokenizer from."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
     """A model in memory.
@@ -33,8 +37,8 @@ class Start:
     """
 
     config: ModelConfig
-    params: Params
-    tokenizer: Any
+    params: Params = dataclasses.field(repr=False)
+    tokenizer: Any = dataclasses.field(repr=False)
     stops: tuple[int, ...] | None = None
 
     @property
@@ -77,6 +81,8 @@ def load_start(name: str, mesh: Mesh, *, what: str = "model", scalar: bool = Fal
     folder = find_folder(resolve(name))
     if not new_head:
         _check_head(read_config(folder), f"{what}={name}", scalar=scalar)
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise ValueError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}); a model folder needs one of these")
     loaded = (load_scalar if scalar else load_policy)(folder, mesh=mesh)
     log.info("%s", loaded.report)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -98,6 +104,8 @@ def take_start(
     """
     if given is None:
         return load_start(name or "", mesh, what=what, scalar=scalar, new_head=new_head)
+    if not isinstance(given, Start):
+        raise TypeError(f"{what} is {given!r}; in memory it is a trainers.start.Start, by name it goes into the config")
     start = scalar_start(given) if scalar and new_head else given
     _check_head(start.config, what, scalar=scalar)
     return dataclasses.replace(start, params=own_copy(start.params, mesh))
@@ -166,9 +174,10 @@ def own_copy(params: Params, mesh: Mesh) -> Params:
 
 
 def _check_head(config: ModelConfig, what: str, *, scalar: bool) -> None:
-    if config.scalar_head != scalar:
-        needed, found = ("a score head", "an unembedding") if scalar else ("an unembedding", "a score head")
-        raise ValueError(f"{what} has {found}, and {needed} is needed here")
+    if scalar and not config.scalar_head:
+        raise ValueError(f"{what} is a language model, and a reward model is needed here; train one: jaxrlhf reward")
+    if config.scalar_head and not scalar:
+        raise ValueError(f"{what} is a reward model, and a language model is needed here")
 
 
 def stop_ids(tokenizer: Any, folder: Path) -> tuple[int, ...]:

@@ -12,15 +12,18 @@ import optax
 import pytest
 
 from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.losses import whiten
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
-from jaxrlhf.steps.ppo import _row_order, make_learn, policy_loss, value_loss
-from jaxrlhf.steps.rollout import Experience, make_judge, make_rollout, response_batch
+from jaxrlhf.steps.ppo import make_learn, make_rollout, policy_loss, value_loss
+from jaxrlhf.steps.rollout import Experience, make_judge, response_batch
 from jaxrlhf.steps.scoring import token_logprobs, token_values
 from jaxrlhf.steps.update import init_state
 from jaxrlhf.types import Samples, TokenBatch
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
 from tests.players import CONFIG, EOS, POLICY, player_params, random_prompts
+from tests.steps.experiences import HYPER as SHAPING
+from tests.steps.experiences import MASK, experience
 
 ADAM = adamw_direction(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
 HYPER = hyper(
@@ -29,6 +32,86 @@ HYPER = hyper(
 )  # fmt: skip
 (FAKE, FAKE_PARAMS), (FAKE_CRITIC, CRITIC_PARAMS) = bigram_model(), bigram_model(CONFIG.vocab_size, scalar=True)
 SAMPLE = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6, answers=2)
+
+
+@functools.partial(jax.jit, static_argnames="whiten_rewards")
+def rolled(experience: Experience, whiten_rewards: bool = False, values: Any = SHAPING):
+    rollout, metrics = make_rollout(experience, values, whiten_rewards=whiten_rewards)
+    return rollout, values_of(metrics)
+
+
+def test_the_score_lands_on_the_last_token_and_the_kl_on_every_one():
+    rollout, _ = rolled(experience(gold=[2.0, -1.0, 4.0, 7.0]))
+    # lambda = 1/2 and V = 0: each advantage is its reward and half of the next advantage.
+    #   row 0, ends with EOS: rewards -0.05, 0, 0.05 + 2.    row 1, EOS at its second token: -0.1, -1.
+    #   row 2, cut off: 0, 0, 4 - 1 for the missing EOS.     row 3 has no prompt.
+    expected = [[-0.05 + 1.025 / 2, 2.05 / 2, 2.05], [-0.1 - 0.5, -1.0, 0.0], [0.75, 1.5, 3.0], [0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(rollout.returns, expected, rtol=1e-5, atol=1e-7)
+    kept = MASK & np.asarray([[True], [True], [True], [False]])
+    np.testing.assert_array_equal(rollout.mask, kept)
+    np.testing.assert_allclose(rollout.advantages, whiten(jnp.asarray(expected), jnp.asarray(kept)), rtol=1e-4)
+
+
+def test_returns_take_the_critic_into_account():
+    values = np.where(MASK, np.asarray([[0.5, 1.0, -1.0]], np.float32), 0.0).astype(np.float32)
+    plain = dataclasses.replace(
+        experience(gold=[2.0, 0.0, 0.0, 0.0]), values=values, ref_logprobs=np.float32(-2.0) * MASK
+    )
+    rollout, _ = rolled(plain, values={**SHAPING, "gamma": jnp.float32(0.9)})
+    # deltas: 2 - (-1) = 3;  0.9 * (-1) - 1 = -1.9;  0.9 * 1 - 0.5 = 0.4; each advantage adds 0.45 of the next.
+    last, middle = 3.0, -1.9 + 0.45 * 3.0
+    np.testing.assert_allclose(rollout.returns[0], [0.4 + 0.45 * middle + 0.5, middle + 1.0, last - 1.0], rtol=1e-5)
+
+
+def test_metrics_leave_padding_rows_out():
+    _, metrics = rolled(experience(gold=[2.0, -1.0, 4.0, 700.0]))
+    expected = {
+        "objective/kl": (0.0 + 1.0 + 0.0) / 3,
+        "objective/entropy": 2.0 * (3 + 2 + 3) / 3,
+        "objective/non_score_reward": -0.1 / 3,
+        "objective/scores": 5.0 / 3,
+        "objective/rlhf_reward": (2.0 - 1.0 - 0.1 + 3.0) / 3,
+        "objective/unscored": 0.0,
+        "rewards/gold/mean": 5.0 / 3,
+        "val/num_eos_tokens": 2.0,
+        "completions/mean_length": 8 / 3,
+        "completions/min_length": 2.0,
+        "completions/max_length": 3.0,
+        "completions/clipped_ratio": 1 / 3,
+        "sampling/sampling_logp_difference/mean": 1.0,
+        "sampling/sampling_logp_difference/max": 1.0,
+        "num_tokens": 4.0 + 3.0 + 5.0,
+    }
+    chex.assert_trees_all_close(metrics, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unknown", [jnp.nan, jnp.inf])
+def test_an_answer_without_a_score_teaches_nothing_and_is_counted(unknown: float):
+    rollout, metrics = rolled(experience(gold=[2.0, unknown, 4.0, unknown]))
+    np.testing.assert_array_equal(rollout.mask, MASK & np.asarray([[True], [False], [True], [False]]))
+    assert all(jnp.isfinite(leaf).all() for leaf in (rollout.advantages, rollout.returns))
+    assert not rollout.advantages[1].any() and not rollout.returns[1].any()
+    assert metrics["objective/unscored"] == 1.0
+    assert metrics["objective/scores"] == 3.0
+    assert metrics["objective/kl"] == pytest.approx(1 / 3)  # its tokens are the policy's all the same
+    assert metrics["completions/mean_length"] == pytest.approx(8 / 3)  # the answer is still an answer
+
+
+def test_rewards_are_summed_and_reported_apart():
+    both, metrics = rolled(experience(gold=[2.0, -1.0, 4.0, 0.0], length=[-1.0, 0.5, 0.5, 0.0]))
+    one, _ = rolled(experience(gold=[1.0, -0.5, 4.5, 0.0]))
+    chex.assert_trees_all_close(both, one, rtol=1e-6)
+    np.testing.assert_allclose(metrics["rewards/gold/mean"], 5 / 3, rtol=1e-6)
+    np.testing.assert_allclose(metrics["rewards/length/mean"], 0.0, atol=1e-7)
+    np.testing.assert_allclose(metrics["objective/scores"], 5 / 3, rtol=1e-6)
+
+
+def test_whitened_rewards_have_variance_1_and_keep_their_mean():
+    rewards = np.asarray([-0.05, 0.0, 2.05, -0.1, -1.0, 0.0, 0.0, 3.0])  # as above, row by row
+    scaled = (rewards - rewards.mean()) / rewards.std(ddof=1) + rewards.mean()
+    no_trace = {**SHAPING, "lam": jnp.float32(0.0), "gamma": jnp.float32(0.0)}  # a return is its reward
+    rollout, _ = rolled(experience(gold=[2.0, -1.0, 4.0, 0.0]), whiten_rewards=True, values=no_trace)
+    np.testing.assert_allclose(rollout.returns[rollout.mask], scaled, rtol=1e-5, atol=1e-6)
 
 
 @functools.cache
@@ -42,7 +125,7 @@ def played(temperature: float, parts: int) -> tuple[Any, Experience]:
     samples = SAMPLE(params, prompts, jax.random.key(1), temperature=temperature)
     values = {**HYPER, "temperature": jnp.float32(temperature)}
     frozen = {"reference": params, "scorer": critic}
-    return values, decoder_judge(8 // parts)(params, critic, frozen, prompts, samples, values)
+    return values, decoder_judge(8 // parts)({"policy": params, "critic": critic}, frozen, prompts, samples, values)
 
 
 @pytest.mark.parametrize("mini_batches, micro_batches", [(1, 1), (1, 4), (2, 2)])
@@ -58,7 +141,7 @@ def test_before_the_first_update_the_ratio_is_exactly_1(mini_batches: int, micro
     for temperature in (1.0, 0.6):
         values, experience = played(temperature, mini_batches * micro_batches)
         # At a rate of 0 every update is a first one, of its own rows.
-        after, metrics = learn(states, experience, values)
+        after, metrics = learn(states, {}, experience, values)
         chex.assert_trees_all_equal(after["policy"].params, states["policy"].params)
         metrics = values_of(metrics)
         assert metrics["val/ratio"] == 1.0
@@ -127,7 +210,7 @@ def learned(scores: list[float], epochs: int = 1, mini_batches: int = 1, step: i
     states = {name: init_state(jax.tree.map(jnp.copy, own), optimizer) for name, own in params.items()}
     states["policy"] = dataclasses.replace(states["policy"], step=jnp.int32(step))
     rates = {"learning_rate": 0.1, "critic_learning_rate": 0.1} | values
-    return fake_learn(epochs, mini_batches)[0](states, fake_experience(scores), {**HYPER, **hyper(**rates)})
+    return fake_learn(epochs, mini_batches)[0](states, {}, fake_experience(scores), {**HYPER, **hyper(**rates)})
 
 
 def params_of(states: Any) -> Any:
@@ -178,10 +261,10 @@ def test_new_hyper_parameters_do_not_retrace_and_states_are_donated():
         "critic": init_state(jax.tree.map(jnp.copy, CRITIC_PARAMS), optax.identity()),
     }
     experience = fake_experience([1.0, -1.0, 0.5, 0.7])
-    after, _ = learn(states, experience, HYPER)
+    after, _ = learn(states, {}, experience, HYPER)
     before = len(traces)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params_of(states)))
-    learn(after, experience, {name: 0.5 * value for name, value in HYPER.items()})
+    learn(after, {}, experience, {name: 0.5 * value for name, value in HYPER.items()})
     assert len(traces) == before
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(experience) if isinstance(leaf, jax.Array))
 
@@ -191,12 +274,3 @@ def test_later_epochs_are_shuffled_by_step():
     chex.assert_trees_all_equal(params_of(first[0]), params_of(again[0]))
     assert first[0]["policy"].step == 4 and first[1]["val/ratio"].value != 1.0
     assert optax.tree.norm(jax.tree.map(jnp.subtract, params_of(first[0]), params_of(other[0]))) > 1e-6
-
-
-def test_every_epoch_visits_every_row_once():
-    order = _row_order(jax.random.key(0), rows=12, epochs=3, mini_batches=4)
-    assert order.shape == (12, 3)
-    epochs = order.reshape(3, 12)
-    np.testing.assert_array_equal(jnp.sort(epochs, axis=1), np.tile(np.arange(12), (3, 1)))
-    np.testing.assert_array_equal(order[:4], [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]])  # as it was sampled
-    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3

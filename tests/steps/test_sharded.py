@@ -17,13 +17,14 @@ from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.place import place_batch, place_replicated, to_host
 from jaxrlhf.sharding.rules import shardings_for
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
+from jaxrlhf.steps.kto import kto_totals, mismatched_kl, unpaired_loss
 from jaxrlhf.steps.ppo import make_learn
 from jaxrlhf.steps.reward import pairwise_loss, pairwise_totals
 from jaxrlhf.steps.rollout import Experience, response_batch
 from jaxrlhf.steps.sft import sft_loss, sft_totals
 from jaxrlhf.steps.update import init_state, make_update
 from jaxrlhf.types import Model, Samples
-from tests.fakes import bigram_model, hyper, pair_batch, prompt_batch, score_batch, token_batch
+from tests.fakes import bigram_model, hyper, pair_batch, prompt_batch, score_batch, token_batch, unpaired_batch
 from tests.players import EOS, POLICY, SCORER, all_equal, player_params, random_prompts
 
 VOCAB = 24  # divides over eight devices, as the decoder's 40 does
@@ -32,7 +33,8 @@ MESHES = {"rows": (8, 1, 1), "params": (1, 8, 1), "all": (2, 2, 2)}
 # A larger epsilon: where a gradient is nearly 0, Adam's direction is the sign of its rounding.
 ADAM = adamw_direction(b1=0.9, b2=0.95, eps=1e-4, weight_decay=0.1)
 HYPER = hyper(
-    learning_rate=0.05, critic_learning_rate=0.05, max_grad_norm=1.0, beta=0.3, temperature=0.8, kl_coef=0.1,
+    learning_rate=0.05, critic_learning_rate=0.05, max_grad_norm=1.0, beta=0.3, desirable_weight=1.0,
+    undesirable_weight=2.0, temperature=0.8, kl_coef=0.1,
     center_coef=0.01, clip_eps=0.2, value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0,
 )  # fmt: skip
 
@@ -67,13 +69,20 @@ def preference(players: Players):
     return step, init_state(params, ADAM), reference, pair_batch(token_batch(LENGTHS, 6, prompt=2, vocab=VOCAB))
 
 
+def unpaired(players: Players):
+    (model, params), _, reference = players
+    step = make_update(unpaired_loss(model), kto_totals, ADAM, coupling=mismatched_kl(model), micro_batches=2)
+    rows, mismatched = (token_batch(LENGTHS, 6, prompt=2, vocab=VOCAB, seed=seed) for seed in (0, 2))
+    return step, init_state(params, ADAM), reference, unpaired_batch(rows, mismatched)
+
+
 def proximal(players: Players):
     (policy, params), (critic, critic_params), _ = players
     learn = make_learn(
         policy, critic, ADAM, whiten_rewards=True, epochs=1, mini_batches=1, micro_batches=2, seed=0
     )  # fmt: skip
     states = {"policy": init_state(params, ADAM), "critic": init_state(critic_params, ADAM)}
-    return lambda states, frozen, batch, hyper: learn(states, batch, hyper), states, None, experience()
+    return lambda states, frozen, batch, hyper: learn(states, frozen, batch, hyper), states, None, experience()
 
 
 def experience() -> Experience:
@@ -103,7 +112,7 @@ def experience() -> Experience:
 
 
 METHODS: dict[str, Callable[[Players], Any]] = {
-    "sft": supervised, "reward": reward, "dpo": preference, "ppo": proximal,
+    "sft": supervised, "reward": reward, "dpo": preference, "kto": unpaired, "ppo": proximal,
 }  # fmt: skip
 PLAYERS: dict[str, Callable[[], Players]] = {"bigram": bigram_players, "decoder": decoder_players}
 

@@ -15,20 +15,13 @@ from jaxrlhf.demo.texts import make_demonstrations
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.decoder import init_params
-from jaxrlhf.trainers import dpo, ppo, reward, sft
-from jaxrlhf.trainers.config import (
-    DPOConfig,
-    OptimConfig,
-    PPOConfig,
-    PPOOptions,
-    RewardConfig,
-    RolloutConfig,
-    SFTConfig,
-)
+from jaxrlhf.trainers import dpo, kto, ppo, reward, sft
+from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, SFTConfig
+from jaxrlhf.trainers.rollout_config import PPOConfig, PPOOptions, RolloutConfig
 from jaxrlhf.trainers.run import Run, Trained
 from jaxrlhf.trainers.start import Start
 
-METHODS = ("sft", "reward", "kwise", "dpo", "ppo")
+METHODS = ("sft", "reward", "kwise", "dpo", "kto", "ppo")
 
 
 def start() -> Start:
@@ -55,6 +48,14 @@ def pairs(count: int = 24) -> list[dict[str, Any]]:
     both = zip(chosen, rejected, strict=True)
     return [
         {"prompt": a["prompt"], "chosen": a["completion"], "rejected": b["completion"] + " thanks !"} for a, b in both
+    ]
+
+
+def labelled(count: int = 24) -> list[dict[str, Any]]:
+    rows = make_demonstrations(0, count)
+    return [
+        {**row, "completion": row["completion"] + ("" if number % 2 else " thanks !"), "label": number % 2 > 0}
+        for number, row in enumerate(rows)
     ]
 
 
@@ -90,7 +91,14 @@ def config(method: str, out: Path, **changes: Any) -> Any:
         "data": DataConfig(max_length=48),
         "optim": OptimConfig(learning_rate=1e-2, schedule="cosine", weight_decay=0.01),
     }
-    classes = {"sft": SFTConfig, "reward": RewardConfig, "kwise": RewardConfig, "dpo": DPOConfig, "ppo": PPOConfig}
+    classes = {
+        "sft": SFTConfig,
+        "reward": RewardConfig,
+        "kwise": RewardConfig,
+        "dpo": DPOConfig,
+        "kto": KTOConfig,
+        "ppo": PPOConfig,
+    }
     if method == "ppo":
         base["ppo"] = PPOOptions(epochs=2, mini_batches=2)
         base["rollout"] = RolloutConfig(max_new_tokens=6, answers=2)
@@ -109,6 +117,8 @@ def train(method: str, out: Path, model: Start | None = None, **changes: Any) ->
         return reward.run(settings, model=model, dataset=rankings(), eval_dataset=rankings(5))
     if method == "dpo":
         return dpo.run(settings, model=model, dataset=pairs(), eval_dataset=pairs(5))
+    if method == "kto":
+        return kto.run(settings, model=model, dataset=labelled(), eval_dataset=labelled(5))
     return ppo.run(settings, model=model, dataset=prompts(), eval_dataset=prompts(5), rewards=[mentions])
 
 

@@ -4,16 +4,8 @@ import pytest
 
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.optim import SCHEDULES
-from jaxrlhf.trainers.config import (
-    DPOConfig,
-    OptimConfig,
-    PPOConfig,
-    PPOOptions,
-    RewardConfig,
-    RolloutConfig,
-    Schedule,
-    SFTConfig,
-)
+from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, Schedule, SFTConfig
+from jaxrlhf.trainers.rollout_config import PPOConfig, PPOOptions, RolloutConfig
 
 
 def sft(**fields: Any) -> SFTConfig:
@@ -26,6 +18,10 @@ def reward(**fields: Any) -> RewardConfig:
 
 def dpo(**fields: Any) -> DPOConfig:
     return DPOConfig(out="runs/x", **fields)
+
+
+def kto(**fields: Any) -> KTOConfig:
+    return KTOConfig(out="runs/x", **fields)
 
 
 def ppo(**fields: Any) -> PPOConfig:
@@ -53,6 +49,10 @@ def ppo(**fields: Any) -> PPOConfig:
         (reward, {"center_coef": -0.1}, "center_coef=-0.1 must not be negative"),
         (dpo, {"beta": 0.0}, "beta=0.0 must be positive"),
         (dpo, {"best_mode": "max"}, "best_mode=max has no effect"),
+        (kto, {"beta": 0.0, "desirable_weight": 0.0}, "beta=0.0 must be positive; desirable_weight=0.0 must be"),
+        (kto, {"undesirable_weight": -1.0}, "undesirable_weight=-1.0 must be positive"),
+        (kto, {"batch_size": 1}, "batch_size=1 leaves no other row to estimate the KL with; use 2 or more"),
+        (kto, {"eval_batch_size": 1}, "eval_batch_size=1 leaves no other row"),
         (ppo, {"samples_every": -1}, "samples_every=-1 must not be negative"),
         (ppo, {"micro_batches": 5}, "micro_batches=5 does not divide the 32 answers of a step"),
     ],
@@ -74,6 +74,12 @@ def test_a_warmup_may_be_longer_than_the_run():
 @pytest.mark.parametrize(("mode", "best"), [(None, "min"), ("min", "min"), ("max", "max")])
 def test_the_smallest_value_is_the_best_unless_the_largest_is(mode, best):
     assert sft(best_metric="eval/loss", best_mode=mode).best_is == best
+
+
+def test_an_evaluation_of_kto_has_two_rows_at_least():
+    assert kto(batch_size=8, micro_batches=8).eval_rows == 2
+    assert kto(batch_size=8, micro_batches=2).eval_rows == 4
+    assert kto(batch_size=8, eval_batch_size=3).eval_rows == 3
 
 
 def test_every_schedule_has_a_shape():

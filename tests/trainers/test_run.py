@@ -10,7 +10,8 @@ import yaml
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.trainers import dpo, ppo, sft
-from jaxrlhf.trainers.config import OptimConfig, RolloutConfig
+from jaxrlhf.trainers.config import OptimConfig
+from jaxrlhf.trainers.rollout_config import RolloutConfig
 from jaxrlhf.trainers.start import load_start, scalar_start
 from tests.trainers.small import (
     assert_same_params,
@@ -151,9 +152,9 @@ def test_fewer_steps_than_were_taken_are_refused(tmp_path):
 
 def test_a_model_with_the_wrong_head_is_refused(tmp_path):
     scorer = scalar_start(start())
-    with pytest.raises(ValueError, match="model has a score head, and an unembedding is needed here"):
+    with pytest.raises(ValueError, match="model is a reward model, and a language model is needed here"):
         sft.run(config("sft", tmp_path / "run"), model=scorer, dataset=demonstrations())
-    with pytest.raises(ValueError, match="reward_model has an unembedding, and a score head is needed here"):
+    with pytest.raises(ValueError, match="reward_model is a language model, and a reward model is needed here"):
         ppo.run(config("ppo", tmp_path / "run"), model=start(), reward_model=start(), dataset=prompts())
 
 
@@ -168,7 +169,7 @@ def test_a_language_model_named_as_reward_model_is_refused(tmp_path):
     """Its head would be new, and its scores all the same."""
     train("sft", tmp_path / "sft", steps=1)
     settings = config("ppo", tmp_path / "run", reward_model=str(tmp_path / "sft"))
-    with pytest.raises(ValueError, match="reward_model=.* has an unembedding, and a score head is needed here"):
+    with pytest.raises(ValueError, match="reward_model=.* is a language model, and a reward model is needed here"):
         ppo.run(settings, model=start(), dataset=prompts())
 
 
@@ -246,3 +247,64 @@ def test_the_chat_template_of_the_data_is_exported(tmp_path):
 
 def always_one(prompts, completions, **columns):
     return [1.0] * len(completions)
+
+
+def test_rewards_may_have_no_opinion(tmp_path):
+    def sometimes(prompts, completions, **columns):
+        return [None if number % 2 else 1.0 for number in range(len(completions))]
+
+    ppo.run(config("ppo", tmp_path / "run", steps=1), model=start(), dataset=prompts(), rewards=[sometimes])
+    assert [row["scores"]["sometimes"] for row in samples(tmp_path / "run")] == [1.0, None] * 4
+    assert metrics(tmp_path / "run")[0]["objective/unscored"] == 8
+
+
+def test_a_reward_that_takes_no_columns_is_named_before_anything_is_sampled(tmp_path):
+    def narrow(prompts, completions):
+        return [1.0] * len(completions)
+
+    with pytest.raises(
+        ValueError, match=r"reward narrow cannot be called with the columns of the data, wanted .*\*\*columns"
+    ):
+        ppo.run(config("ppo", tmp_path / "run"), model=start(), dataset=prompts(), rewards=[narrow])
+
+
+def test_a_reward_that_fails_says_which_it_was(tmp_path):
+    def broken(prompts, completions, **columns):
+        return columns["nope"]
+
+    with pytest.raises(KeyError) as caught:
+        ppo.run(config("ppo", tmp_path / "run"), model=start(), dataset=prompts(), rewards=[broken])
+    assert caught.value.__notes__ == ["in reward broken, on 16 completions with the columns wanted"]
+
+
+def test_the_folder_of_another_method_is_refused_in_one_sentence(tmp_path):
+    train("sft", tmp_path / "run", steps=1)
+    with pytest.raises(ValueError, match="run holds a run of another method; choose another `out`"):
+        train("ppo", tmp_path / "run", steps=1)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(ValueError, match="out=.*run is a file; name a folder"):
+        train("sft", tmp_path / "run", steps=1)
+
+
+def test_data_that_are_named_and_given_are_refused(tmp_path):
+    settings = config("sft", tmp_path / "run", dataset="other.jsonl")
+    with pytest.raises(ValueError, match="rows in memory and dataset=other.jsonl"):
+        sft.run(settings, model=start(), dataset=demonstrations())
+
+
+def test_names_in_place_of_models_and_single_rewards_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="model is 'runs/sft'; in memory it is a trainers.start.Start"):
+        sft.run(config("sft", tmp_path / "run"), model="runs/sft", dataset=demonstrations())
+    with pytest.raises(TypeError, match=r"rewards=\[always_one\]"):
+        ppo.run(config("ppo", tmp_path / "run"), model=start(), dataset=prompts(), rewards=always_one)
+
+
+def test_the_last_metrics_are_returned(tmp_path):
+    done = train("sft", tmp_path / "run", steps=2)
+    lines = metrics(tmp_path / "run")
+    assert done.metrics["eval/loss"] == lines[-1]["eval/loss"]
+    assert done.metrics["loss"] == lines[-2]["loss"]
+    assert "params" not in repr(done)

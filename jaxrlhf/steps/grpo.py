@@ -1,0 +1,196 @@
+"""GRPO: from scores of groups of answers to a `Rollout`, and the loss of the policy on it, as one program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrlhf.losses import (
+    fixed_length_mean,
+    group_advantages,
+    group_std,
+    grpo_loss,
+    kl_estimate,
+    masked_mean,
+    sequence_mean,
+    unbiased_kl,
+)
+from jaxrlhf.losses.grpo import Baseline, Scale
+from jaxrlhf.ops.stats import mean_of
+from jaxrlhf.steps.epochs import visit_rows
+from jaxrlhf.steps.rollout import Experience, LearnFn, States, sample_metrics, total_scores
+from jaxrlhf.steps.scoring import token_logprobs
+from jaxrlhf.steps.update import LossFn, make_update
+from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout
+
+Reduction = Literal["grpo", "dapo", "dr_grpo", "bnpo"]
+KLTerm = Literal["unbiased", "k1", "k2", "k3", "exact"]
+
+
+class Totals(NamedTuple):
+    """Counts of an update: response tokens, answers that have one, and rows."""
+
+    tokens: jax.Array
+    answers: jax.Array
+    rows: float
+
+
+def rollout_totals(rollout: Rollout) -> Totals:
+    """The counts that the averages divide by."""
+    mask = rollout.mask
+    answers = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32)
+    return Totals(tokens=jnp.sum(mask, dtype=jnp.float32), answers=answers, rows=float(mask.shape[0]))
+
+
+REDUCTIONS: dict[Reduction, Callable[[jax.Array, jax.Array, Totals], jax.Array]] = {
+    "grpo": lambda costs, mask, totals: sequence_mean(costs, mask, totals.answers),
+    "dapo": lambda costs, mask, totals: masked_mean(costs, mask, totals.tokens),
+    "dr_grpo": lambda costs, mask, totals: fixed_length_mean(costs, mask, mask.shape[1], totals.answers),
+    # A token mean of each micro-batch, and the mean of those: the one reduction that depends on how rows are cut.
+    "bnpo": lambda costs, mask, totals: masked_mean(costs, mask) * (mask.shape[0] / totals.rows),
+}
+"""How costs [B, T] become the loss: the name that TRL gives it -> function of costs, mask and totals."""
+
+
+def policy_loss(model: Model, *, reduction: Reduction, kl: KLTerm | None) -> LossFn:
+    """The `loss_fn` of the policy; reads `temperature`, `clip_low`, `clip_high` and `kl_coef` of `hyper`.
+
+    Args:
+        model: the policy.
+        reduction: one of `REDUCTIONS`.
+        kl: the KL term of the loss, or None for no penalty. "unbiased" is `losses.unbiased_kl`; "exact" sums over the
+            vocabulary and reads the reference's parameters, `frozen["reference"]`; for "k1", "k2", "k3" see
+            `losses.kl_estimate`.
+    """
+
+    def loss_fn(
+        params: Params, frozen: Mapping[str, Params], batch: Rollout, totals: Totals, hyper: Hyper, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        exact = kl == "exact"
+        out, _ = token_logprobs(
+            model,
+            params,
+            batch.batch,
+            want=("logp", "entropy", "kl") if exact else ("logp", "entropy"),
+            temperature=hyper["temperature"],
+            ref_params=frozen["reference"] if exact else None,
+            key=key,
+        )
+        assert out.logp is not None and out.entropy is not None
+        loss, metrics = grpo_loss(
+            out.logp,
+            batch.logprobs,
+            batch.advantages,
+            batch.mask,
+            clip_low=hyper["clip_low"],
+            clip_high=hyper["clip_high"],
+            kl=out.kl if kl is None or exact else _estimated_kl(kl, out.logp, batch),
+            kl_coef=hyper["kl_coef"],
+            average=lambda costs, mask: REDUCTIONS[reduction](costs, mask, totals),
+        )
+        return loss, {**metrics, "entropy": mean_of(out.entropy, batch.mask)}
+
+    return loss_fn
+
+
+def make_rollout(
+    experience: Experience,
+    *,
+    answers: int,
+    baseline: Baseline,
+    scale: Scale,
+    weights: Mapping[str, float] | None = None,
+) -> tuple[Rollout, Metrics]:
+    """Estimates advantages within groups.
+
+    An answer that no reward has an opinion on, and a row without a prompt (padding), are in no group and teach nothing.
+
+    Args:
+        experience: what `make_judge` made; the answers to a prompt are neighbours.
+        answers: answers to each prompt, G.
+        baseline: see `losses.group_advantages`.
+        scale: see `losses.group_advantages`.
+        weights: of the rewards; see `rollout.total_scores`.
+
+    Returns:
+        The `Rollout`, and metrics `reward`, `reward_std` (of a group, on average), `frac_reward_zero_std` (the share of
+        groups that teach nothing because all rewards are equal), and those of `rollout.sample_metrics`.
+    """
+    scores, there = total_scores(experience, weights)
+    groups, valid = scores.reshape(-1, answers), there.reshape(-1, answers)
+    advantages = group_advantages(groups, valid, baseline=baseline, scale=scale).reshape(-1)
+    rollout = Rollout(
+        batch=experience.batch,
+        mask=experience.samples.mask & there[:, None],
+        logprobs=experience.logprobs,
+        ref_logprobs=experience.ref_logprobs,
+        advantages=advantages,
+    )
+    deviations, scored = group_std(groups, valid), jnp.any(valid, axis=1)
+    return rollout, {
+        "reward": mean_of(scores, there),
+        "reward_std": mean_of(deviations, scored),
+        "frac_reward_zero_std": mean_of(deviations == 0.0, scored),
+        **sample_metrics(experience, there),
+    }
+
+
+def make_learn(
+    policy: Model,
+    optimizer: optax.GradientTransformation,
+    *,
+    answers: int,
+    baseline: Baseline,
+    scale: Scale,
+    reduction: Reduction,
+    kl: KLTerm | None,
+    epochs: int,
+    mini_batches: int,
+    micro_batches: int,
+    seed: int,
+    weights: Mapping[str, float] | None = None,
+) -> LearnFn:
+    """Builds the `rollout.LearnFn` of GRPO: one rollout, all its updates, one program; its one state is the "policy".
+
+    Args:
+        policy: the policy.
+        optimizer: direction of the updates; the rate is `learning_rate` of `hyper`.
+        answers: answers to each prompt.
+        baseline: see `losses.group_advantages`.
+        scale: see `losses.group_advantages`.
+        reduction: see `policy_loss`.
+        kl: see `policy_loss`.
+        epochs: passes over the rollout.
+        mini_batches: updates in an epoch; divides the rows.
+        micro_batches: parts of an update; divides the rows of a mini-batch.
+        seed: of the order and of dropout.
+        weights: of the rewards; see `rollout.total_scores`.
+    """
+    loss = policy_loss(policy, reduction=reduction, kl=kl)
+    update = make_update(loss, rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
+
+    def learn(
+        states: States, frozen: Mapping[str, Params], experience: Experience, hyper: Hyper
+    ) -> tuple[States, Metrics]:
+        rollout, metrics = make_rollout(experience, answers=answers, baseline=baseline, scale=scale, weights=weights)
+        key = jax.random.fold_in(jax.random.key(seed), states["policy"].step)
+
+        def one(states: States, part: Rollout) -> tuple[States, Metrics]:
+            state, metrics = update(states["policy"], frozen, part, hyper)
+            return {"policy": state}, metrics
+
+        states, train_metrics = visit_rows(one, states, rollout, key, epochs=epochs, mini_batches=mini_batches)
+        return states, {**metrics, **train_metrics}
+
+    return learn
+
+
+def _estimated_kl(kind: Any, logprobs: jax.Array, batch: Rollout) -> jax.Array:
+    assert batch.ref_logprobs is not None
+    if kind == "unbiased":
+        return unbiased_kl(logprobs, batch.ref_logprobs, batch.logprobs)
+    return kl_estimate(logprobs, batch.ref_logprobs, kind)

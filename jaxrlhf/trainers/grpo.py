@@ -1,0 +1,89 @@
+"""Group relative policy optimisation: `run(config)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxrlhf.models.decoder import make_model
+from jaxrlhf.rewards.functions import RewardFn
+from jaxrlhf.steps.grpo import make_learn, make_rollout
+from jaxrlhf.steps.rollout import Experience
+from jaxrlhf.trainers.fit import first_state, make_optimizer, rate_at
+from jaxrlhf.trainers.play import improve, make_game, name_functions, take_judges
+from jaxrlhf.trainers.rollout_config import GRPOConfig
+from jaxrlhf.trainers.rows import Rows, make_loaders
+from jaxrlhf.trainers.run import Trained, open_run
+from jaxrlhf.trainers.start import Start, take_reference, take_start
+from jaxrlhf.types import Hyper, Metrics
+
+
+def run(
+    config: GRPOConfig,
+    *,
+    model: Start | None = None,
+    reference: Start | None = None,
+    reward_model: Start | None = None,
+    dataset: Rows | None = None,
+    eval_dataset: Rows | None = None,
+    rewards: Sequence[RewardFn] = (),
+) -> Trained:
+    """Trains a policy by comparing its answers to a prompt with each other.
+
+    A Python reward is called with the whole batch, the answers to a prompt next to each other, so it may compare them.
+
+    Args:
+        config: what to do.
+        model: a policy in memory, in place of `config.model`.
+        reference: a reference in memory, in place of `config.reference`.
+        reward_model: a reward model in memory, in place of `config.reward_model`.
+        dataset: prompts in memory, in place of `config.dataset`.
+        eval_dataset: prompts in memory, in place of `config.eval_dataset`.
+        rewards: Python rewards, besides those that `config.rewards` names; see `rewards.functions`.
+
+    Returns:
+        The trained policy and where it was written.
+
+    Raises:
+        ValueError: if nothing gives a reward, models do not fit together, or a reference would have no effect.
+    """
+    functions = name_functions(config, rewards, has_model=reward_model is not None)
+    options, optimizer = config.grpo, make_optimizer(config.optim)
+    if reference is not None and not options.kl_coef:
+        raise ValueError("a reference has no effect at grpo.kl_coef=0; set one, or leave the other out")
+    with open_run(config) as job:
+        policy = take_start(config.model, model, job.mesh)
+        judges = take_judges(config, job, policy, reward_model, functions)
+        frozen = {} if judges.scorer is None else {"scorer": judges.scorer.params}
+        if options.kl_coef:
+            frozen["reference"] = take_reference(config.reference, reference, policy, job.mesh)
+        length = config.rollout.max_new_tokens
+        train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
+        states = {"policy": first_state(job, policy.params, optimizer)}
+        grouping = {
+            "answers": config.rollout.answers,
+            "baseline": options.baseline,
+            "scale": options.scale_rewards,
+            "weights": judges.weights,
+        }
+        learn = make_learn(
+            make_model(policy.config, config.compute),
+            optimizer,
+            **grouping,
+            reduction=options.reduction,
+            kl=options.kl if options.kl_coef else None,
+            epochs=options.epochs,
+            mini_batches=options.mini_batches,
+            micro_batches=config.micro_batches,
+            seed=config.seed,
+        )
+
+        def measure(experience: Experience, hyper: Hyper) -> Metrics:
+            del hyper
+            return make_rollout(experience, **grouping)[1]
+
+        def rates(step: int) -> dict[str, float]:
+            return {"learning_rate": rate_at(config.optim, step, job.total)}
+
+        constants = {"kl_coef": options.kl_coef, "clip_low": options.clip_low, "clip_high": options.clip_high}
+        game = make_game(job, policy, None, judges, states, frozen, learn, measure, constants)
+        return job.finish(policy, improve(game, states, train, held_out, rates))
