@@ -140,7 +140,8 @@ def build_index(
     examples, lost = _encode(drafts, encoder, config)
     report = _report(log, conversion, drafts, examples, lost)
     if not examples:
-        raise ValueError("\n".join(["no examples are left", *report.lines()]))
+        lines = [*report.lines(), "no examples are left; if they are too long, raise data.max_length"]
+        raise ValueError("\n".join(lines))
     if kind == "unpaired":
         _check_labels(examples, report)
     weights = [source.weight if isinstance(source, DatasetConfig) else 1.0 for source in sources]

@@ -15,7 +15,7 @@ class Report:
         kept: examples in the index.
         blank: blank lines in the files; they are no rows.
         rejected: bad rows left out.
-        ties_dropped: labelled pairs of which neither answer is better.
+        ties_dropped: comparisons in which no answer is better.
         blank_answers_dropped: labelled pairs with an empty answer.
         dropped_long_prompt: the prompt alone fills `max_length`, or exceeds `max_prompt_length`.
         dropped_long: longer than `max_length`, where the configuration says to drop.
@@ -58,7 +58,7 @@ class Report:
         lines = list(self.notes)
         added = f" and {self.added} more that these hold" if self.added else ""
         lines.append(f"{self.kept} examples of {self.read} rows{added}; left out: {self._left_out() or 'none'}")
-        imitate = f", {self.trained_tokens} of them to imitate" if self.trained_tokens else ""
+        imitate = f", {self.trained_tokens} of them to learn from" if self.trained_tokens else ""
         packed = f", packed into {self.bins} rows" if self.bins else ""
         lines.append(
             f"{self.tokens} tokens{imitate}, in {self.sequences} sequences of {self.longest} tokens at most{packed}"

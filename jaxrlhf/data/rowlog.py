@@ -64,10 +64,9 @@ class RowLog:
     _records: list[str] = dataclasses.field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Keeps and logs a remark, once."""
+        """Keeps a remark for the report, once."""
         if text not in self.notes:
             self.notes.append(text)
-            logger.info(text)
 
     def reject(self, where: str, error: RowError, row: bytes | Mapping[str, Any]) -> None:
         """Counts a bad row, given as its bytes if it could not be parsed."""

@@ -26,7 +26,7 @@ Kind = Literal["sft", "preference", "unpaired", "ranked", "prompt"]
 """What a method learns from: texts, pairs, single answers with a label, K ranked answers, or prompts to answer."""
 
 Unused = Literal["tie", "blank"]
-"""Why a row of labelled pairs says nothing: no answer is better, or one was left blank."""
+"""Why a comparison says nothing: no answer is better, or one was left blank."""
 
 
 class Shape(NamedTuple):
@@ -73,6 +73,12 @@ def detect(kind: Kind, row: Row) -> Format:
         ValueError: if it fits none or several, or if it also carries the true/false labels of KTO.
     """
     fitting: list[Format] = [name for name, shape in SHAPES.items() if kind in shape.kinds and shape.fits(row)]
+    if not fitting and "completions" in row:
+        raise ValueError(
+            "the row has 'completions', and no 'ranks' beside them; add ranks, a list with 1 for the best answer"
+            if "ranks" not in row
+            else f"the row has ranked answers, and {kind!r} is needed; of ranks make pairs, 'chosen' and 'rejected'"
+        )
     if not fitting:
         known = [f"{name} ({shape.columns})" for name, shape in SHAPES.items() if kind in shape.kinds]
         raise ValueError(
@@ -284,12 +290,17 @@ def _labelled_pairs(row: Row) -> list[Row] | Unused:
     return [rest | {"prompt": _request_of(row), "chosen": [_assistant(better)], "rejected": [_assistant(worse)]}]
 
 
+def _ranked(row: Row) -> list[Row] | Unused:
+    ranks = row["ranks"]
+    return "tie" if isinstance(ranks, list) and ranks and all(rank == ranks[0] for rank in ranks) else [row]
+
+
 def _has_ranked_responses(row: Row) -> bool:
     responses = row.get("responses")
     return isinstance(responses, list) and all(isinstance(item, dict) and "rank" in item for item in responses)
 
 
-def _kwise_responses(row: Row) -> list[Row]:
+def _kwise_responses(row: Row) -> list[Row] | Unused:
     responses = _need(row, "responses")
     if not _has_ranked_responses(row):
         raise RowError(
@@ -298,7 +309,7 @@ def _kwise_responses(row: Row) -> list[Row]:
     completions = [[_assistant(_string(item, "text"))] for item in responses]
     ranks = [item["rank"] for item in responses]
     rest = _without(row, "responses", "instruction", "input")
-    return [rest | {"prompt": _request_of(row), "completions": completions, "ranks": ranks}]
+    return _ranked(rest | {"prompt": _request_of(row), "completions": completions, "ranks": ranks})
 
 
 def _first_turn(row: Row) -> list[Row]:
@@ -325,7 +336,7 @@ SHAPES: dict[Format, Shape] = {
         ("sft", "unpaired"), "prompt, completion", _has("prompt", "completion"), _same, hides=("text", "messages")
     ),
     "preference": Shape(("preference",), "chosen, rejected and perhaps prompt", _is_preference, _preference),
-    "ranked": Shape(("ranked",), "prompt, completions, ranks", _has("completions", "ranks"), _same),
+    "ranked": Shape(("ranked",), "prompt, completions, ranks", _has("completions", "ranks"), _ranked),
     "prompt": Shape(("prompt",), "prompt", _has("prompt"), _same),
     "alpaca": Shape(("sft", "unpaired", "prompt"), "instruction, input, output", _is_alpaca, _alpaca, hides=_PLAIN),
     "sharegpt": Shape(

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # written inside {{ }}, because transformers trims those that follow a block.
 _CHATML = r"""
 {%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}
+{%- if message['role'] != 'assistant' or IM_END_IS_A_TOKEN %}{{ '<|im_end|>' }}{% endif -%}
 {%- if message['role'] == 'assistant' and eos_token != '<|im_end|>' %}{{ eos_token }}{% endif -%}
 {{ '\n' }}
 {%- endfor -%}
@@ -67,7 +68,9 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, choice: str | None, *, add
     if choice is None:
         return tokenizer.get_chat_template() if tokenizer.chat_template else None
     if choice in BUILT_IN:
-        return ("{{ bos_token }}" if adds_bos else "") + BUILT_IN[choice]
+        # Where '<|im_end|>' is not one token, it would be text of the answer: learned, drawn, and read as such.
+        is_token = "true" if "<|im_end|>" in tokenizer.get_vocab() else "false"
+        return ("{{ bos_token }}" if adds_bos else "") + BUILT_IN[choice].replace("IM_END_IS_A_TOKEN", is_token)
     if Path(choice).is_file():
         return Path(choice).read_text(encoding="utf-8")
     near = difflib.get_close_matches(choice, BUILT_IN, n=1)

@@ -25,7 +25,7 @@ def test_the_report_names_trained_tokens_bins_and_columns():
         extra_columns=("id",),
     )
     assert report.lines()[0] == "2 examples of 2 rows; left out: none"
-    assert report.lines()[1].endswith("7 of them to imitate, in 2 sequences of 5 tokens at most, packed into 1 rows")
+    assert report.lines()[1].endswith("7 of them to learn from, in 2 sequences of 5 tokens at most, packed into 1 rows")
     assert report.lines()[2:] == [
         "1 examples name special tokens in their text; encoded as plain text",
         "other columns: id",

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
+from transformers import AutoTokenizer
 
 from jaxrlhf.data.templates import BUILT_IN, chat_template
 from tests.data.tokenizers import CHATML, byte_level
 
+STORIES = Path(__file__).parents[1] / "assets" / "stories260k-llama"
 MESSAGES = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "Hi"},
@@ -37,7 +41,16 @@ def test_a_template_comes_from_the_tokenizer_a_file_or_a_name(tmp_path):
     assert chat_template(byte_level(template=CHATML), None, adds_bos=False) == CHATML
     assert chat_template(byte_level(), None, adds_bos=False) is None
     assert chat_template(byte_level(), str(tmp_path / "mine.jinja"), adds_bos=True) == "{{ messages }}"
-    assert chat_template(byte_level(), "chatml", adds_bos=False) == BUILT_IN["chatml"]
+    assert chat_template(byte_level(), "hh", adds_bos=False) == BUILT_IN["hh"]
+
+
+def test_chatml_ends_answers_with_the_end_of_sequence_alone_where_its_own_end_is_no_token():
+    """Else the marker would be text of the answer, in several tokens: learned, drawn, and doubled when read again."""
+    tokenizer = AutoTokenizer.from_pretrained(STORIES)
+    assert "<|im_end|>" not in tokenizer.get_vocab()
+    template = chat_template(tokenizer, "chatml", adds_bos=False)
+    text = tokenizer.apply_chat_template(MESSAGES[1:], chat_template=template, tokenize=False)
+    assert text == f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello{tokenizer.eos_token}\n"
 
 
 def test_an_unknown_template_suggests_a_name():
