@@ -46,10 +46,6 @@ class UpdateOptions:
     epochs: int = 1
     mini_batches: int = 1
 
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        check(self, *positive(self, "epochs", "mini_batches"))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutTrainConfig(TrainConfig):
@@ -138,10 +134,9 @@ class PPOOptions(UpdateOptions):
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        super().__post_init__()
         check(
             self,
-            *positive(self, "clip_eps", "value_clip_eps", "critic_learning_rate"),
+            *positive(self, "clip_eps", "value_clip_eps", "epochs", "mini_batches", "critic_learning_rate"),
             *not_negative(self, "kl_coef", "missing_eos_penalty"),
             (0 <= self.gamma <= 1, f"gamma={self.gamma} must lie in [0, 1]"),
             (0 <= self.lam <= 1, f"lam={self.lam} must lie in [0, 1]"),
@@ -197,10 +192,9 @@ class GRPOOptions(UpdateOptions):
 
     def __post_init__(self) -> None:
         """Checks ranges and combinations."""
-        super().__post_init__()
         check(
             self,
-            *positive(self, "clip_low", "clip_high"),
+            *positive(self, "epochs", "mini_batches", "clip_low", "clip_high"),
             *not_negative(self, "kl_coef"),
             (self.clip_low <= 1, f"clip_low={self.clip_low} must lie in (0, 1]"),
             (self.kl_coef > 0 or self.kl == "unbiased", f"kl={self.kl} has no effect at kl_coef=0; set kl_coef"),

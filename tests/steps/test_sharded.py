@@ -16,6 +16,7 @@ from jaxrlhf.optim import adamw_direction
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.place import place_batch, place_replicated, to_host
 from jaxrlhf.sharding.rules import shardings_for
+from jaxrlhf.steps import grpo
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
 from jaxrlhf.steps.kto import kto_totals, mismatched_kl, unpaired_loss
 from jaxrlhf.steps.ppo import make_learn
@@ -35,7 +36,8 @@ ADAM = adamw_direction(b1=0.9, b2=0.95, eps=1e-4, weight_decay=0.1)
 HYPER = hyper(
     learning_rate=0.05, critic_learning_rate=0.05, max_grad_norm=1.0, beta=0.3, desirable_weight=1.0,
     undesirable_weight=2.0, temperature=0.8, kl_coef=0.1,
-    center_coef=0.01, clip_eps=0.2, value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0,
+    center_coef=0.01, clip_low=0.2, clip_high=0.2, clip_eps=0.2, value_clip_eps=0.2, gamma=1.0, lam=0.95,
+    missing_eos_penalty=1.0,
 )  # fmt: skip
 
 Players = tuple[tuple[Model, Any], tuple[Model, Any], Any]  # policy, critic, reference
@@ -82,7 +84,17 @@ def proximal(players: Players):
         policy, critic, ADAM, whiten_rewards=True, epochs=1, mini_batches=1, micro_batches=2, seed=0
     )  # fmt: skip
     states = {"policy": init_state(params, ADAM), "critic": init_state(critic_params, ADAM)}
-    return lambda states, frozen, batch, hyper: learn(states, frozen, batch, hyper), states, None, experience()
+    return learn, states, None, experience()
+
+
+def grouped(players: Players):
+    """Four answers to each prompt, the exact KL to the reference, two micro-batches."""
+    (policy, params), _, reference = players
+    learn = grpo.make_learn(
+        policy, ADAM, answers=4, baseline="leave_one_out", scale="batch", reduction="grpo", kl="exact",
+        epochs=1, mini_batches=1, micro_batches=2, seed=0,
+    )  # fmt: skip
+    return learn, {"policy": init_state(params, ADAM)}, {"reference": reference}, experience()
 
 
 def experience() -> Experience:
@@ -113,6 +125,7 @@ def experience() -> Experience:
 
 METHODS: dict[str, Callable[[Players], Any]] = {
     "sft": supervised, "reward": reward, "dpo": preference, "kto": unpaired, "ppo": proximal,
+    "grpo": grouped,
 }  # fmt: skip
 PLAYERS: dict[str, Callable[[], Players]] = {"bigram": bigram_players, "decoder": decoder_players}
 

@@ -1,6 +1,7 @@
 """A model, rows and configs small enough to train in a test, in the demo's language."""
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -15,13 +16,13 @@ from jaxrlhf.demo.texts import make_demonstrations
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.decoder import init_params
-from jaxrlhf.trainers import dpo, kto, ppo, reward, sft
+from jaxrlhf.trainers import dpo, grpo, kto, ppo, reward, sft
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, SFTConfig
-from jaxrlhf.trainers.rollout_config import PPOConfig, PPOOptions, RolloutConfig
+from jaxrlhf.trainers.rollout_config import GRPOConfig, GRPOOptions, PPOConfig, PPOOptions, RolloutConfig
 from jaxrlhf.trainers.run import Run, Trained
 from jaxrlhf.trainers.start import Start
 
-METHODS = ("sft", "reward", "kwise", "dpo", "kto", "ppo")
+METHODS = ("sft", "reward", "kwise", "dpo", "kto", "ppo", "grpo")
 
 
 def start() -> Start:
@@ -98,9 +99,12 @@ def config(method: str, out: Path, **changes: Any) -> Any:
         "dpo": DPOConfig,
         "kto": KTOConfig,
         "ppo": PPOConfig,
+        "grpo": GRPOConfig,
     }
-    if method == "ppo":
-        base["ppo"] = PPOOptions(epochs=2, mini_batches=2)
+    if method in ("ppo", "grpo"):
+        base[method] = {"ppo": PPOOptions, "grpo": functools.partial(GRPOOptions, kl_coef=0.1)}[method](
+            epochs=2, mini_batches=2
+        )
         base["rollout"] = RolloutConfig(max_new_tokens=6, answers=2)
         base["samples_every"] = 1
     return classes[method](**{**base, **changes})
@@ -119,7 +123,8 @@ def train(method: str, out: Path, model: Start | None = None, **changes: Any) ->
         return dpo.run(settings, model=model, dataset=pairs(), eval_dataset=pairs(5))
     if method == "kto":
         return kto.run(settings, model=model, dataset=labelled(), eval_dataset=labelled(5))
-    return ppo.run(settings, model=model, dataset=prompts(), eval_dataset=prompts(5), rewards=[mentions])
+    run = {"ppo": ppo.run, "grpo": grpo.run}[method]
+    return run(settings, model=model, dataset=prompts(), eval_dataset=prompts(5), rewards=[mentions])
 
 
 def stop_after(step: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.optim import SCHEDULES
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, Schedule, SFTConfig
-from jaxrlhf.trainers.rollout_config import PPOConfig, PPOOptions, RolloutConfig
+from jaxrlhf.trainers.rollout_config import GRPOConfig, GRPOOptions, PPOConfig, PPOOptions, RolloutConfig
 
 
 def sft(**fields: Any) -> SFTConfig:
@@ -119,3 +119,25 @@ def test_other_evaluations_are_refused_with_a_number_to_use(size, answers, mini_
     with pytest.raises(ValueError, match=f"{message}.*; use eval_batch_size={better}$"):
         evaluating(size, answers=answers, mini_batches=mini_batches)
     evaluating(better, answers=answers, mini_batches=mini_batches)
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"kl": "k2"}, "kl=k2 has no effect at kl_coef=0"),
+        ({"clip_low": 1.5}, r"clip_low=1.5 must lie in \(0, 1\]"),
+        ({"reduction": "mean"}, "reduction='mean' is unknown"),
+        ({"kl_coef": -1.0}, "kl_coef=-1.0 must not be negative"),
+    ],
+)
+def test_grpo_options_are_checked(options, problem):
+    with pytest.raises(ValueError, match=problem):
+        GRPOOptions(**options)
+
+
+def test_grpo_needs_groups_and_effects():
+    with pytest.raises(ValueError, match="rollout.answers=1: an answer alone in its group teaches nothing"):
+        GRPOConfig(out="x", rollout=RolloutConfig(answers=1))
+    with pytest.raises(ValueError, match="reference=x has no effect at grpo.kl_coef=0"):
+        GRPOConfig(out="x", reference="x")
+    assert GRPOConfig(out="x").rollout.answers == 8

@@ -9,14 +9,15 @@ import yaml
 
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.sharding.mesh import make_mesh
-from jaxrlhf.trainers import dpo, ppo, sft
+from jaxrlhf.trainers import dpo, grpo, ppo, sft
 from jaxrlhf.trainers.config import OptimConfig
-from jaxrlhf.trainers.rollout_config import RolloutConfig
+from jaxrlhf.trainers.rollout_config import GRPOOptions, RolloutConfig
 from jaxrlhf.trainers.start import load_start, scalar_start
 from tests.trainers.small import (
     assert_same_params,
     config,
     demonstrations,
+    mentions,
     metrics,
     pairs,
     prompts,
@@ -308,3 +309,37 @@ def test_the_last_metrics_are_returned(tmp_path):
     assert done.metrics["eval/loss"] == lines[-1]["eval/loss"]
     assert done.metrics["loss"] == lines[-2]["loss"]
     assert "params" not in repr(done)
+
+
+def test_grpo_raises_a_weighted_reward(tmp_path):
+    """A reward that any policy can raise, with a weight, and one that weighs nothing."""
+
+    def brief(prompts, completions, **columns):
+        return [-float(len(text.split())) for text in completions]
+
+    settings = config(
+        "grpo",
+        tmp_path / "run",
+        steps=12,
+        optim=OptimConfig(learning_rate=3e-2, schedule="constant"),
+        grpo=GRPOOptions(epochs=2, mini_batches=2),
+        rollout=RolloutConfig(max_new_tokens=6, answers=4),
+        reward_weights=(2.0, 0.0),
+    )
+    grpo.run(settings, model=start(), dataset=prompts(), rewards=[brief, mentions])
+    rewards = [line["reward"] for line in metrics(tmp_path / "run")]
+    assert rewards[-1] > rewards[0] + 1.0
+    first = metrics(tmp_path / "run")[0]
+    assert first["reward"] == pytest.approx(2 * first["rewards/brief/mean"], rel=1e-5)
+
+
+def test_weights_must_match_the_rewards(tmp_path):
+    settings = config("grpo", tmp_path / "run", reward_weights=(1.0, 2.0))
+    with pytest.raises(ValueError, match="reward_weights has 2 numbers for 1 rewards: mentions"):
+        grpo.run(settings, model=start(), dataset=prompts(), rewards=[mentions])
+
+
+def test_a_reference_that_grpo_would_not_read_is_refused(tmp_path):
+    settings = config("grpo", tmp_path / "run", grpo=GRPOOptions())
+    with pytest.raises(ValueError, match="a reference has no effect at grpo.kl_coef=0"):
+        grpo.run(settings, model=start(), reference=start(), dataset=prompts(), rewards=[mentions])
