@@ -1,12 +1,12 @@
 """The command line: `jaxrlhf COMMAND --config FILE key=value ...`.
 
-Neither the list of commands nor the help of one imports jax: configs need none, and a command imports the rest when it
-runs.
+Neither the list of commands nor the help of one imports jax; a command imports what it needs when it runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -14,165 +14,20 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jaxrlhf
-from jaxrlhf.commands.config import EvaluateConfig, ExportConfig, GenerateConfig
+from jaxrlhf.commands.table import COMMANDS, Command
 from jaxrlhf.config import load
 from jaxrlhf.config_docs import FieldDoc, describe
-from jaxrlhf.demo.config import DemoConfig
-from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig, TrainConfig
-from jaxrlhf.trainers.rollout_config import GRPOConfig, PPOConfig
+from jaxrlhf.trainers.config import TrainConfig
 
 USER_ERROR = 2
 """Exit status after a mistake in a config, a file or an argument."""
 
-
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells count it."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Command:
-    """One row of the command line.
-
-    Attributes:
-        help: one line for `jaxrlhf --help`.
-        example: arguments that say what the command cannot do without.
-        config: the config dataclass.
-        run: runs the command on a config.
-    """
-
-    help: str
-    example: str
-    config: type
-    run: Callable[[Any], object]
-
-
-def _sft(config: SFTConfig) -> object:
-    from jaxrlhf.trainers.sft import run
-
-    return run(config)
-
-
-def _reward(config: RewardConfig) -> object:
-    from jaxrlhf.trainers.reward import run
-
-    return run(config)
-
-
-def _dpo(config: DPOConfig) -> object:
-    from jaxrlhf.trainers.dpo import run
-
-    return run(config)
-
-
-def _kto(config: KTOConfig) -> object:
-    from jaxrlhf.trainers.kto import run
-
-    return run(config)
-
-
-def _ppo(config: PPOConfig) -> object:
-    from jaxrlhf.trainers.ppo import run
-
-    return run(config)
-
-
-def _grpo(config: GRPOConfig) -> object:
-    from jaxrlhf.trainers.grpo import run
-
-    return run(config)
-
-
-def _generate(config: GenerateConfig) -> object:
-    from jaxrlhf.commands.generate import run
-
-    return run(config)
-
-
-def _evaluate(config: EvaluateConfig) -> object:
-    from jaxrlhf.commands.evaluate import run
-
-    return run(config)
-
-
-def _export(config: ExportConfig) -> object:
-    from jaxrlhf.commands.export import run
-
-    return run(config)
-
-
-def _demo(config: DemoConfig) -> object:
-    from jaxrlhf.demo.command import run
-
-    return run(config)
-
-
-COMMANDS = {
-    "sft": Command(
-        help="train a model on demonstrations",
-        example="out=runs/sft model=MODEL dataset=demonstrations.jsonl",
-        config=SFTConfig,
-        run=_sft,
-    ),
-    "reward": Command(
-        help="train a reward model on preferences",
-        example="out=runs/reward model=runs/sft dataset=comparisons.jsonl",
-        config=RewardConfig,
-        run=_reward,
-    ),
-    "dpo": Command(
-        help="train a policy on preferences directly",
-        example="out=runs/dpo model=runs/sft dataset=comparisons.jsonl",
-        config=DPOConfig,
-        run=_dpo,
-    ),
-    "kto": Command(
-        help="train a policy on answers that are good or bad",
-        example="out=runs/kto model=runs/sft dataset=labelled.jsonl",
-        config=KTOConfig,
-        run=_kto,
-    ),
-    "ppo": Command(
-        help="train a policy against a reward with PPO",
-        example="out=runs/ppo model=runs/sft dataset=prompts.jsonl reward_model=runs/reward",
-        config=PPOConfig,
-        run=_ppo,
-    ),
-    "grpo": Command(
-        help="train a policy against a reward with GRPO",
-        example="out=runs/grpo model=runs/sft dataset=prompts.jsonl rewards=my_rewards.py:helpful",
-        config=GRPOConfig,
-        run=_grpo,
-    ),
-    "generate": Command(
-        help="sample answers to prompts",
-        example="model=runs/sft dataset=prompts.jsonl out=answers.jsonl answers=4",
-        config=GenerateConfig,
-        run=_generate,
-    ),
-    "evaluate": Command(
-        help="measure a model",
-        example="measure=accuracy model=runs/reward dataset=held_out.jsonl",
-        config=EvaluateConfig,
-        run=_evaluate,
-    ),
-    "export": Command(
-        help="write a model in Hugging Face format",
-        example="run=runs/ppo out=exported",
-        config=ExportConfig,
-        run=_export,
-    ),
-    "demo": Command(
-        help="the whole way on a laptop, with a report",
-        example="out=runs/demo",
-        config=DemoConfig,
-        run=_demo,
-    ),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, command: Command, arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
-        print(_help(name, command))
+        with contextlib.suppress(BrokenPipeError):  # a pager that was closed, or `head`
+            print(_help(name, command), flush=True)
         return 0
     options = _parser(name, command).parse_intermixed_args(arguments)
     logging.basicConfig(format="%(message)s")

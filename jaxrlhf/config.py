@@ -12,13 +12,13 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from jaxrlhf.config_text import COMMAND_LINE, Node, container, override, read
+from jaxrlhf.config_text import COMMAND_LINE, ONE_ARGUMENT, Node, container, override, read
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
         cls: the dataclass to fill.
         path: YAML file of at most 1 MB, or None for the defaults alone.
         overrides: `key=value` texts such as `ppo.clip_eps=0.1` or `datasets.0.path=x`, applied in order. The value of a
-            tuple or dictionary is YAML: `stop=[a, b]`.
+            tuple or dictionary is YAML: `stop=[a, b]`. One string is a list of one: `stop=a`.
 
     Returns:
         An instance of `cls`.
@@ -104,6 +104,22 @@ def optional_type(wanted: Any) -> Any:
     return options[0]
 
 
+def section_of(wanted: Any) -> tuple[str, Any] | None:
+    """Finds the dataclass whose keys stand below the key of a field.
+
+    Args:
+        wanted: the type of the field.
+
+    Returns:
+        What stands between the two keys, and the dataclass: `.` and X for `X` or `X | None`, `.0.` and X for a tuple of
+        X, and None for any other type.
+    """
+    inner, link = optional_type(wanted), "."
+    if typing.get_origin(inner) is tuple:
+        inner, link = typing.get_args(inner)[0], ".0."
+    return (link, inner) if dataclasses.is_dataclass(inner) else None
+
+
 def default_of(field: dataclasses.Field) -> Any:
     """Returns the default of a dataclass field, `dataclasses.MISSING` if it has none."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -129,31 +145,37 @@ def _convert(wanted: Any, node: Node, key: str, default: Any, problems: list[str
     inner = optional_type(wanted)
     if inner is not wanted and node.kind == "null":
         return None
-    start = dataclasses.MISSING if default is None else default
-    if dataclasses.is_dataclass(inner):
-        return _convert_dataclass(inner, container(node, problems), key, start, problems)
-    if typing.get_origin(inner) is tuple:
-        return _convert_tuple(inner, container(node, problems), key, start, problems)
-    if typing.get_origin(inner) is dict:
-        return _convert_dict(inner, container(node, problems), key, start, problems)
+    convert = _converter(inner)
+    if convert is not None:
+        whole = container(node, key, problems)
+        start = dataclasses.MISSING if default is None else default
+        return _INVALID if whole is None else convert(inner, whole, key, start, problems)
     options = typing.get_args(inner) if typing.get_origin(inner) is typing.Literal else ()
     values = [option for option in options if _scalar(type(option), node) == option]
     value = next(iter(values), _INVALID) if options else _scalar(inner, node)
     if value is _INVALID:
-        _complain(node, key, type_name(wanted), problems, near=[str(option) for option in options])
+        close = difflib.get_close_matches(str(node.value), [str(option) for option in options], n=1)
+        _complain(node, key, type_name(wanted), problems, hint=f"; did you mean {close[0]!r}?" if close else "")
     return value
+
+
+def _converter(wanted: Any) -> Callable[..., Any] | None:
+    """Returns what fills a type that holds several values, None for a type that holds one."""
+    if dataclasses.is_dataclass(wanted):
+        return _convert_dataclass
+    return {tuple: _convert_tuple, dict: _convert_dict}.get(typing.get_origin(wanted))
 
 
 def _convert_dataclass(cls: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
     """Fills a dataclass; what is not given comes from `default`, an instance of it, or else from its fields."""
     if not isinstance(node.value, dict):
-        return _complain(node, key, f"a mapping with the keys of {cls.__name__}", problems)
+        return _complain(node, key, f"a mapping with the keys of {cls.__name__}", problems, hint=_spaces(node))
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     before = len(problems)
     for name, child in node.value.items():
         if name not in fields:
-            problems.append(f"{child.where}: {key}.{name} is unknown; {_suggestion(name, list(fields))}")
+            problems.append(f"{child.where}: {key}.{name} is unknown; {_suggestion(name, cls)}")
     values = {}
     for name, field in fields.items():
         start = default_of(field) if default is dataclasses.MISSING else getattr(default, name)
@@ -177,13 +199,15 @@ def _construct(cls: Any, values: dict[str, Any], node: Node, key: str, problems:
 
 
 def _convert_tuple(wanted: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
-    """Fills a tuple from a list, or from overrides of single entries, which change entries of the default."""
+    """Fills a tuple from a list, one string, or overrides of single entries, which change entries of the default."""
     kinds = typing.get_args(wanted)
     entries = list(default) if node.partial and default is not dataclasses.MISSING else []
     if isinstance(node.value, list):
         given = dict(enumerate(node.value))
     elif node.partial and isinstance(node.value, dict) and all(name.isdecimal() for name in node.value):
         given = {int(name): child for name, child in node.value.items()}
+    elif kinds == (str, Ellipsis) and isinstance(node.value, str) and node.value and node.kind != "null":
+        given = {0: node}
     else:
         return _complain(node, key, type_name(wanted), problems)
     for index, child in sorted(given.items()):
@@ -201,7 +225,7 @@ def _convert_tuple(wanted: Any, node: Node, key: str, default: Any, problems: li
 
 def _convert_dict(wanted: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
     if not isinstance(node.value, dict):
-        return _complain(node, key, type_name(wanted), problems)
+        return _complain(node, key, type_name(wanted), problems, hint=_spaces(node))
     kind = typing.get_args(wanted)[1]
     start = dict(default) if node.partial and default is not dataclasses.MISSING else {}
     for name, child in node.value.items():
@@ -227,13 +251,33 @@ def _scalar(wanted: type, node: Node) -> Any:
     return _INVALID
 
 
-def _complain(node: Node, key: str, expected: str, problems: list[str], near: Sequence[str] = ()) -> Any:
-    close = difflib.get_close_matches(str(node.value), near, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+def _complain(node: Node, key: str, expected: str, problems: list[str], hint: str = "") -> Any:
     problems.append(f"{node.where}: {key}: found {node}, expected {expected}{hint}")
     return _INVALID
 
 
-def _suggestion(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(names)}"
+def _spaces(node: Node) -> str:
+    """What to add of a text where a mapping should be: shells make `x=a:b x=c:d` of `x={a:b,c:d}`."""
+    split = node.where == COMMAND_LINE and isinstance(node.value, str) and ":" in node.value
+    return f"; {ONE_ARGUMENT}" if split else ""
+
+
+def _suggestion(name: str, cls: type) -> str:
+    """Says which keys have a name that is close to an unknown one, here or in a section below."""
+    by_name: dict[str, list[str]] = {}
+    for key in _keys(cls):
+        by_name.setdefault(key.rpartition(".")[2], []).append(key)
+    close = difflib.get_close_matches(name, by_name, n=1)  # the very name, if a section has it
+    if close:
+        return f"did you mean {' or '.join(map(repr, by_name[close[0]]))}?"
+    return f"the keys here are {', '.join(field.name for field in dataclasses.fields(cls))}"
+
+
+def _keys(cls: type, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted keys of a config dataclass and of those within it."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        yield prefix + field.name
+        section = section_of(hints[field.name])
+        if section is not None:
+            yield from _keys(section[1], f"{prefix}{field.name}{section[0]}")

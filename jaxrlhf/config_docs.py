@@ -8,7 +8,7 @@ import re
 import typing
 from typing import Any
 
-from jaxrlhf.config import default_of, optional_type, type_name
+from jaxrlhf.config import default_of, section_of, type_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,11 @@ def describe(cls: type, prefix: str = "", default: Any = dataclasses.MISSING) ->
 
 
 def _describe_section(wanted: Any, key: str, start: Any) -> list[FieldDoc]:
-    inner = optional_type(wanted)
-    if typing.get_origin(inner) is tuple:
-        inner, key, start = typing.get_args(inner)[0], f"{key}.0", dataclasses.MISSING
-    if not dataclasses.is_dataclass(inner):
+    section = section_of(wanted)
+    if section is None:
         return []
-    return describe(typing.cast(type, inner), f"{key}.", dataclasses.MISSING if start is None else start)
+    link, cls = section
+    return describe(cls, key + link, start if dataclasses.is_dataclass(start) else dataclasses.MISSING)
 
 
 def field_docs(cls: type) -> dict[str, str]:

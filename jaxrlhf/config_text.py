@@ -13,6 +13,9 @@ import yaml
 
 COMMAND_LINE = "command line"
 
+ONE_ARGUMENT = "put a space after each colon, and quotes around the whole: 'data.columns={prompt: question}'"
+"""What to do where a list or mapping on the command line cannot be read."""
+
 _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 20
 _NULLS = ("", "~", "null", "Null", "NULL")
@@ -82,7 +85,13 @@ def read(path: Path, problems: list[str]) -> Node:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-    node = _parse(text, str(path), problems)
+    try:
+        node = _parse(text, str(path), problems)
+    except yaml.MarkedYAMLError as error:
+        line = 1 if error.problem_mark is None else error.problem_mark.line + 1
+        raise ValueError(f"{_place(str(path), line)}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:  # characters that YAML does not allow
+        raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(node.value, dict):
         raise ValueError(f"{node.where}: found {node}, expected a mapping of keys to values")
     return node
@@ -99,7 +108,10 @@ def override(root: Node, text: str, problems: list[str]) -> None:
     key, equals, value = text.partition("=")
     names = key.split(".")
     if not equals or not all(names):
-        problems.append(f"{COMMAND_LINE}: {text!r} is not of the form key=value, such as ppo.clip_eps=0.2")
+        split = text[:1] in ("[", "{") or text[-1:] in (":", ",", "]", "}")
+        piece = f"looks like a piece of a list or mapping that the shell has split; {ONE_ARGUMENT}"
+        what = piece if split else "is not of the form key=value, such as ppo.clip_eps=0.2"
+        problems.append(f"{COMMAND_LINE}: {text!r} {what}")
         return
     leaf = Node(value, COMMAND_LINE, quoted=value == "")
     for name in reversed(names[1:]):
@@ -107,11 +119,36 @@ def override(root: Node, text: str, problems: list[str]) -> None:
     _merge(root, names[0], leaf, "config", problems)
 
 
-def container(node: Node, problems: list[str]) -> Node:
-    """Returns the list or mapping that a command-line text such as `[a, b]` stands for, else the node itself."""
+def container(node: Node, key: str, problems: list[str]) -> Node | None:
+    """Reads the list or mapping that a command-line text such as `[a, b]` stands for.
+
+    Args:
+        node: any node.
+        key: where it stands, for messages.
+        problems: takes a line if the text begins as a list or mapping and cannot be read as one.
+
+    Returns:
+        The list or mapping, None if it cannot be read, and `node` itself if it is no such text.
+    """
     if node.where != COMMAND_LINE or not isinstance(node.value, str) or node.value[:1] not in ("[", "{"):
         return node
-    return _parse(node.value, COMMAND_LINE, problems)
+    try:
+        found = _parse(node.value, COMMAND_LINE, problems)
+    except yaml.YAMLError:
+        found = None
+    if found is None or _lacks_spaces(found):
+        problems.append(f"{COMMAND_LINE}: {key}: found {node}, which is no list or mapping; {ONE_ARGUMENT}")
+        return None
+    return found
+
+
+def _lacks_spaces(node: Node) -> bool:
+    """Whether a mapping in it was written like {prompt:question}, which to YAML is one long key without a value."""
+    if isinstance(node.value, str):
+        return False
+    if isinstance(node.value, list):
+        return any(_lacks_spaces(item) for item in node.value)
+    return any(":" in key and item.kind == "null" or _lacks_spaces(item) for key, item in node.value.items())
 
 
 def _merge(parent: Node, name: str, new: Node, key: str, problems: list[str]) -> None:
@@ -129,24 +166,20 @@ def _merge(parent: Node, name: str, new: Node, key: str, problems: list[str]) ->
 
 
 def _merged(old: Node | None, new: Node, key: str, problems: list[str]) -> Node:
-    old = None if old is None else container(old, problems)
-    if old is None or isinstance(old.value, str) or not new.partial:
+    if old is None or not new.partial:
+        return new
+    whole = container(old, key, problems)
+    if whole is None or isinstance(whole.value, str):
         return new
     assert isinstance(new.value, dict)
     for name, value in new.value.items():
-        _merge(old, name, value, key, problems)
-    return old
+        _merge(whole, name, value, key, problems)
+    return whole
 
 
 def _parse(text: str, source: str, problems: list[str]) -> Node:
-    try:
-        _refuse_tricks(text, source)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = 1 if error.problem_mark is None else error.problem_mark.line + 1
-        raise ValueError(f"{_place(source, line)}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:  # characters that YAML does not allow
-        raise ValueError(f"{source}: not YAML: {error}") from error
+    _refuse_tricks(text, source)
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
     return Node({}, source) if root is None else _from_yaml(root, source, _place(source, 1), problems)
 
 

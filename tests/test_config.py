@@ -3,7 +3,8 @@ from typing import Literal
 
 import pytest
 
-from jaxrlhf.config import ABSENT, diff, dump, load, to_dict
+from jaxrlhf.config import ABSENT, diff, dump, load, section_of, to_dict
+from jaxrlhf.config_text import ONE_ARGUMENT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class PPO:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     out: str
-    ppo: PPO = PPO(epochs=9)
+    ppo: PPO = dataclasses.field(default_factory=lambda: PPO(epochs=9))
     reference: Source | None = None
     datasets: tuple[Source, ...] = ()
     stop: tuple[str, ...] = ("\n",)
@@ -72,6 +73,7 @@ def test_file_and_overrides_in_order(tmp_path):
     [
         ("ppo.clip_eps=1e-5", "ppo", PPO(clip_eps=1e-5, epochs=9)),
         ("ppo.clip_eps=1", "ppo", PPO(clip_eps=1.0, epochs=9)),
+        ("ppo={clip_eps: 1}", "ppo", PPO(clip_eps=1.0, epochs=9)),
         ("limit=1_000", "limit", 1000),
         ("limit=-3", "limit", -3),
         ("limit=null", "limit", None),
@@ -83,6 +85,8 @@ def test_file_and_overrides_in_order(tmp_path):
         ("out=007", "out", "007"),
         ("stop=[a, 'null']", "stop", ("a", "null")),
         ("stop.1=b", "stop", ("\n", "b")),
+        ("stop=a.py:f", "stop", ("a.py:f",)),
+        ("stop=3", "stop", ("3",)),
         ("betas.1=0.5", "betas", (0.9, 0.5)),
         ("columns.prompt=question", "columns", {"prompt": "question"}),
         ("columns={a: b}", "columns", {"a": "b"}),
@@ -115,19 +119,59 @@ def test_override_of_a_value_given_on_the_command_line():
         ("packing=1", "config.packing: found the int 1, expected true or false"),
         ("limit=x", "config.limit: found the string 'x', expected int or null"),
         ("betas=[1]", "config.betas: found a list, expected 2 entries, not 1"),
-        ("stop=a", "config.stop: found the string 'a', expected list of string"),
+        ("kl_=1", "config.kl_ is unknown; did you mean 'ppo.kl'?"),
+        ("epoch=1", "config.epoch is unknown; did you mean 'ppo.epochs'?"),
+        ("path=p", "config.path is unknown; did you mean 'reference.path' or 'datasets.0.path'?"),
+        ("stop=", "config.stop: found the string '', expected list of string"),
+        ("stop=null", "config.stop: found null, expected list of string"),
+        ("stop={a: b}", "config.stop: found a mapping, expected list of string"),
+        ("betas=1", "config.betas: found the int 1, expected list of float"),
         ("columns=a", "config.columns: found the string 'a', expected mapping to string"),
         ("datasets.3.path=p", "config.datasets.3 is unknown; config.datasets has 0 entries, counted from 0"),
         ("datasets.0.weight=2", "config.datasets.0.path is missing; expected string"),
         ("ppo.clip_eps=-1", "config.ppo: clip_eps=-1.0 must be positive"),
         ("ppo.clip_eps", "'ppo.clip_eps' is not of the form key=value, such as ppo.clip_eps=0.2"),
-        ("stop=[a", "not YAML"),
     ],
 )
 def test_mistake_on_the_command_line(override, message):
     (problem,) = _problems(None, "out=x", override)
     assert problem.startswith("command line: ")
     assert message in problem
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["columns={a:b}"], ["config.columns: found the string '{a:b}', which is no list or mapping"]),
+        (["datasets=[{path:p,weight:2}]"], ["config.datasets: found the string '[{path:p,weight:2}]', which is no"]),
+        (["stop=[a"], ["config.stop: found the string '[a', which is no list or mapping"]),
+        (
+            ["columns={a:", "b,", "c:", "d}"],  # what a shell makes of columns={a: b, c: d}
+            [
+                "'b,' looks like a piece",
+                "'c:' looks like a piece",
+                "'d}' looks like a piece",
+                "config.columns: found the string '{a:', which is no list or mapping",
+            ],
+        ),
+        (["columns=a:b", "columns=c:d"], ["config.columns: found the string 'c:d', expected mapping to string"]),
+        (["datasets=[{path: p,weight: 2", "datasets.0.path=q"], ["config.datasets: found the string '[{path: p,"]),
+    ],
+)
+def test_list_or_mapping_that_lost_its_spaces_or_quotes(overrides, messages):
+    problems = _problems(None, "out=x", *overrides)
+    for problem, message in zip(problems[: len(messages)], messages, strict=True):
+        assert problem.startswith(f"command line: {message}") and problem.endswith(ONE_ARGUMENT)
+
+
+def test_a_list_of_texts_with_colons_has_its_spaces():
+    assert _load("stop=[a.py:f,b.py:g]").stop == ("a.py:f", "b.py:g")
+
+
+def test_a_section_stands_below_its_field():
+    assert section_of(Source | None) == (".", Source)
+    assert section_of(tuple[Source, ...]) == (".0.", Source)
+    assert section_of(tuple[str, ...]) is section_of(int) is None
 
 
 def test_all_problems_are_told_with_their_lines(tmp_path):

@@ -16,7 +16,7 @@ STORY_MODEL = "tests/assets/stories260k-llama"
 
 # The names on the hub that the files take; somebody has looked them up. Models are of a family that we have, Llama.
 MODELS = {"HuggingFaceTB/SmolLM2-135M"}
-DATA = {"roneneldan/TinyStories", "vicgalle/alpaca-gpt4", "Anthropic/hh-rlhf"}
+DATA = {"roneneldan/TinyStories", "vicgalle/alpaca-gpt4", "Anthropic/hh-rlhf", "trl-lib/kto-mix-14k"}
 
 
 def header(path: Path) -> list[str]:
@@ -34,12 +34,12 @@ def parametrized(paths: list[Path]) -> pytest.MarkDecorator:
 
 
 def test_every_method_has_a_file():
-    assert {path.parent.name for path in FILES} == {"sft", "reward", "dpo", "ppo"}
+    assert {path.parent.name for path in FILES} == {"sft", "reward", "dpo", "kto", "ppo", "grpo"}
 
 
 @parametrized(FILES)
 def test_a_file_loads_as_the_config_of_its_method(path: Path):
-    config = load(COMMANDS[path.parent.name].config(), path)
+    config = load(COMMANDS[path.parent.name].config, path)
     assert config.out.startswith("runs/") and config.model in MODELS
     assert config.dataset in DATA or (config.dataset.endswith(".jsonl") and "/" not in config.dataset)
 
@@ -48,7 +48,7 @@ def test_a_file_loads_as_the_config_of_its_method(path: Path):
 def test_a_file_opens_with_its_command_hardware_time_and_metric(path: Path):
     method, option, file, *overrides = commands(path)[0]
     assert (method, option, ROOT / file) == (path.parent.name, "--config", path)
-    config = load(COMMANDS[method].config(), path, overrides)
+    config = load(COMMANDS[method].config, path, overrides)
     assert config.model == STORY_MODEL and (ROOT / config.model / "config.json").exists()
     text = " ".join(header(path))
     assert re.search(r"Hardware and time: .*minute.* Metric: ", text)
@@ -57,13 +57,13 @@ def test_a_file_opens_with_its_command_hardware_time_and_metric(path: Path):
 @parametrized([path for path in FILES if len(commands(path)) > 1])
 def test_what_else_the_header_runs_is_a_command_too(path: Path):
     for method, *overrides in commands(path)[1:]:
-        load(COMMANDS[method].config(), None, overrides)
+        load(COMMANDS[method].config, None, overrides)
 
 
 @parametrized(sorted((ROOT / "configs" / "ppo").glob("*.yaml")))
 def test_its_rewards_are_functions(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    config = load(COMMANDS["ppo"].config(), path)
+    config = load(COMMANDS["ppo"].config, path)
     functions = [load_reward(spec) for spec in config.rewards]
     assert functions or config.reward_model
     for function in functions:

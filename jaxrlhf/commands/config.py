@@ -46,7 +46,8 @@ class GenerateConfig:
     Attributes:
         model: a Hugging Face folder, a hub id, or the folder of a run.
         dataset: file, folder or hub id of prompts.
-        out: file of JSON lines to write: the prompt's row with `completion`, or `completions` if there are several.
+        out: file of JSON lines to write: the prompt's row with `completion`, or `completions` if there are several. It
+            must not exist.
         answers: answers to each prompt, positive.
         batch_size: prompts at a time, positive.
         sampling: how answers are drawn.
@@ -82,7 +83,7 @@ class EvaluateConfig:
         against: win rate: the other policy.
         reward_model: win rate: the reward model that decides.
         rewards: win rate: Python rewards that decide, `path.py:function`, added to the reward model's score.
-        out: file to write the result to as JSON; None writes none.
+        out: file to write the result to as JSON, which must not exist; None writes none.
         batch_size: rows at a time, positive.
         sampling: win rate: how answers are drawn.
         data: how rows become tokens.

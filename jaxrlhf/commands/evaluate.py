@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrlhf.commands.config import EvaluateConfig
-from jaxrlhf.commands.sampled import Answered, encode_prompts, log_report, sample_answers, score_answers
+from jaxrlhf.commands.sampled import Answered, Prompts, encode_prompts, log_report, sample_answers, score_answers
 from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.index import Index, build_index
@@ -35,7 +35,13 @@ Result = dict[str, Any]
 
 
 def run(config: EvaluateConfig) -> Result:
-    """Measures a model, prints the result and writes it to `config.out` if that is given."""
+    """Measures a model, prints the result and writes it to `config.out` if that is given.
+
+    Raises:
+        ValueError: if that file exists, or what is read is bad.
+    """
+    if config.out is not None and Path(config.out).exists():
+        raise ValueError(f"{config.out} exists; write the result to a new file, or remove it first")
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
@@ -44,7 +50,7 @@ def run(config: EvaluateConfig) -> Result:
         result = measures[config.measure](config, mesh)
     if is_main():
         for name, value in result.items():
-            print(f"{name:24} {value}")
+            print(f"{name:24} {_rounded(value)}")
         if config.out is not None:
             Path(config.out).parent.mkdir(parents=True, exist_ok=True)
             Path(config.out).write_text(json.dumps(_plain(result), indent=1) + "\n", encoding="utf-8")
@@ -86,22 +92,30 @@ def _win_rate(config: EvaluateConfig, mesh: Mesh) -> Result:
     named = config.reward_model
     scorer = None if named is None else load_start(named, mesh, what="reward_model", scalar=True)
     functions = name_rewards([load_reward(name) for name in config.rewards])
-    scores = [_rewarded(config, mesh, start, scorer, functions) for start in (policy, other)]
+    prompts, others = (_prompts(config, mesh, start) for start in (policy, other))
+    log_report(prompts.loader.index)
+    if others.loader.index.report != prompts.loader.index.report:  # its tokenizer counts and leaves out otherwise
+        log_report(others.loader.index)
+    scores = _rewarded(config, policy, prompts, scorer, functions)
+    scores_of_other = _rewarded(config, other, others, scorer, functions)
     return {
-        "win_rate": win_rate(*scores),
-        "score": float(np.mean(scores[0])),
-        "score_of_other": float(np.mean(scores[1])),
-        "prompts": len(scores[0]),
+        "win_rate": win_rate(scores, scores_of_other),
+        "ties": int(np.sum(scores == scores_of_other)),
+        "score": float(np.mean(scores)),
+        "score_of_other": float(np.mean(scores_of_other)),
+        "prompts": len(scores),
     }
 
 
+def _prompts(config: EvaluateConfig, mesh: Mesh, policy: Start) -> Prompts:
+    source = DatasetConfig(path=config.dataset)
+    return encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
+
+
 def _rewarded(
-    config: EvaluateConfig, mesh: Mesh, policy: Start, scorer: Start | None, functions: Mapping[str, RewardFn]
+    config: EvaluateConfig, policy: Start, prompts: Prompts, scorer: Start | None, functions: Mapping[str, RewardFn]
 ) -> np.ndarray:
     """Scores [N] of one answer to each prompt."""
-    source = DatasetConfig(path=config.dataset)
-    prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
-    log_report(prompts.loader.index)
     answered = sample_answers(policy, prompts, config.sampling, compute=config.compute)
     total = _function_scores(answered, functions)
     if scorer is not None:
@@ -143,6 +157,10 @@ def _lengths(index: Index, most: int) -> np.ndarray:
     for row, (start, stop) in enumerate(zip(index.groups[:-1], index.groups[1:], strict=True)):
         lengths[row, : stop - start] = np.diff(index.offsets)[start:stop]
     return lengths
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _plain(result: Result) -> Result:

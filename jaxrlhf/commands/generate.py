@@ -26,7 +26,13 @@ ANSWER_COLUMNS = ("completion", "completions", "ranks", "terminated")
 
 
 def run(config: GenerateConfig) -> None:
-    """Writes one JSON line a prompt, see `answer_row`, batch by batch; the file appears when it is whole."""
+    """Writes one JSON line a prompt, see `answer_row`, batch by batch; the file appears when it is whole.
+
+    Raises:
+        ValueError: if the file exists, which may hold the ranks that people wrote into it, or what is read is bad.
+    """
+    if Path(config.out).exists():
+        raise ValueError(f"{config.out} exists; write answers to a new file, or remove it first")
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)

@@ -53,7 +53,8 @@ def test_length_baseline_on_pairs(scorer, write):
     assert evaluate.run(config)["longer_is_better"].value == 0.0
 
 
-def test_win_rate_against_itself_is_one_half(policy, scorer, write):
+def test_win_rate_against_itself_is_one_half(policy, scorer, write, caplog, capsys):
+    caplog.set_level("INFO")
     config = EvaluateConfig(
         measure="win_rate",
         model=str(policy),
@@ -66,7 +67,11 @@ def test_win_rate_against_itself_is_one_half(policy, scorer, write):
     )
     result = evaluate.run(config)
     assert result["win_rate"].value == 0.5
+    assert result["ties"] == result["prompts"] == 9
     assert result["score"] == result["score_of_other"] != 0.0
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (printed["ties"], printed["score"]) == ("9", f"{result['score']:.4g}")
+    assert [message[:21] for message in caplog.messages].count("9 examples of 9 rows;") == 1
 
 
 REWARDS = """
@@ -99,6 +104,13 @@ def test_win_rate_of_a_known_winner(write, tmp_path, reward, value, low, high):
     assert (rate.value, rate.low, rate.high, rate.count) == pytest.approx((value, low, high, 9), abs=1e-5)
     scores = (result["score"], result["score_of_other"])
     assert scores == pytest.approx({"long": (2.0, 1.0), "mentions": (4 / 9, 5 / 9)}[reward])
+
+
+def test_a_result_that_exists_is_kept(tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    out = str(tmp_path / "result.json")
+    with pytest.raises(ValueError, match="result.json exists; write the result to a new file, or remove it first"):
+        evaluate.run(EvaluateConfig(measure="accuracy", model="nothing", dataset="nothing", out=out))
 
 
 @pytest.mark.parametrize(("measure", "folder"), [("perplexity", "policy"), ("accuracy", "scorer")])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -63,8 +64,8 @@ def test_answers_are_written_beside_their_rows(policy, write, tmp_path):
     assert [(row["prompt"], row["wanted"]) for row in found] == [(row["prompt"], row["wanted"]) for row in rows]
     assert all(len(row["completions"]) == len(row["terminated"]) == 3 for row in found)
     assert any(len(set(row["completions"])) > 1 for row in found)
-    generate.run(config)
-    assert read(tmp_path / "answers.jsonl") == found
+    generate.run(dataclasses.replace(config, out=str(tmp_path / "again.jsonl")))
+    assert read(tmp_path / "again.jsonl") == found
 
 
 def test_a_row_says_whether_its_answer_was_cut_off(answer):
@@ -122,6 +123,14 @@ def test_the_file_appears_when_it_is_whole(answer, tmp_path, monkeypatch):
     (partial,) = (tmp_path / "new").iterdir()
     assert partial.name == "answers.jsonl.partial"
     assert len(read(partial)) == 8
+
+
+def test_a_file_that_exists_is_kept(tmp_path):
+    ranked = tmp_path / "answers.jsonl"
+    ranked.write_text("ranks")
+    with pytest.raises(ValueError, match="answers.jsonl exists; write answers to a new file, or remove it first"):
+        generate.run(GenerateConfig(model="nothing", dataset="nothing", out=str(ranked)))
+    assert ranked.read_text() == "ranks"
 
 
 def test_progress_is_reported(answer, caplog):
