@@ -17,6 +17,8 @@ SHOWN = (
     "rewards/margins",
     "objective/scores",
     "objective/kl",
+    "reward",
+    "kl",
     "completions/mean_length",
     "grad_norm",
     "eval/loss",
@@ -24,6 +26,7 @@ SHOWN = (
     "eval/rewards/accuracies",
     "eval/objective/scores",
     "eval/objective/kl",
+    "eval/reward",
 )
 """The metrics that progress shows, of those that a method has."""
 
