@@ -32,9 +32,9 @@ from jaxrlhf.models.load import load_policy, load_scalar  # noqa: E402
 from jaxrlhf.ops.stats import values_of  # noqa: E402
 from jaxrlhf.optim import adamw_direction  # noqa: E402
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss  # noqa: E402
+from jaxrlhf.steps.experience import make_judge  # noqa: E402
 from jaxrlhf.steps.ppo import make_learn  # noqa: E402
 from jaxrlhf.steps.reward import pairwise_loss, pairwise_totals  # noqa: E402
-from jaxrlhf.steps.rollout import make_judge  # noqa: E402
 from jaxrlhf.steps.sft import sft_loss, sft_totals  # noqa: E402
 from jaxrlhf.steps.update import init_state, make_update  # noqa: E402
 from jaxrlhf.types import PairBatch, PromptBatch, TokenBatch  # noqa: E402

@@ -54,7 +54,7 @@ def _imports(path):
 def _own_imports(path):
     """Returns the same for jaxrlhf alone, split at dots and without the `jaxrlhf`; configs are open to all."""
     parts = [name.split(".")[1:] for name in _imports(path) if name.startswith("jaxrlhf.")]
-    return [own for own in parts if own[1:2] != ["config"] and own[0] != "config_checks"]
+    return [own for own in parts if not "".join(own[1:2]).endswith("config") and own[0] != "config_checks"]
 
 
 def _part(path):
@@ -62,7 +62,7 @@ def _part(path):
 
 
 def _is_config(path):
-    return path.name == "config.py" and _part(path) != "config"
+    return path.name.endswith("config.py") and _part(path) != "config"
 
 
 def _is_entry_point(path):
@@ -101,7 +101,7 @@ def test_imports_are_absolute():
 
 def test_config_modules_import_config_modules_their_checks_and_the_standard_library_alone():
     def fine(name):
-        own = re.match(r"jaxrlhf\.(\w+\.config|config_checks)\.", name)
+        own = re.match(r"jaxrlhf\.(\w+\.(\w+_)?config|config_checks)\.", name)
         return own or name.split(".")[0] in sys.stdlib_module_names
 
     configs = [path for path in MODULES if _is_config(path)]

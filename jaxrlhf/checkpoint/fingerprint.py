@@ -33,7 +33,8 @@ def fingerprint(params: Any) -> str:
 def _checksum(leaf: jax.Array) -> jax.Array:
     """The sum of bits times odd numbers that differ from place to place; integers wrap, so order does not matter."""
     unsigned = {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
+    bits ^= bits >> 15  # of numbers that were bfloat16 once, the low half is 0; now it is not
     place = jnp.zeros(leaf.shape, jnp.uint32)
     for axis in range(leaf.ndim):
         stride = math.prod(leaf.shape[axis + 1 :]) % 2**32

@@ -21,7 +21,7 @@ from jaxrlhf.generation.sampler import make_sampler
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.models.decoder import make_model, unstack_layers
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
-from jaxrlhf.steps.rollout import response_batch, scorer_batch
+from jaxrlhf.steps.experience import response_batch, scorer_batch
 from jaxrlhf.steps.scoring import sequence_logprobs, sequence_scores, token_logprobs
 from jaxrlhf.trainers.start import Start, check_positions
 from jaxrlhf.types import PromptBatch, Samples
@@ -192,8 +192,7 @@ def _read(prompts: PromptBatch, samples: Samples, tokenizer: Any, *, answers: in
         part[: rows * answers] for part in to_host((samples.tokens, samples.mask, samples.terminated))
     )
     lengths = mask.sum(axis=1)
-    # What ends an answer is no part of its text, even where the tokenizer does not count it as a special token.
-    texts = answer_texts(tokenizer, [row[:end] for row, end in zip(tokens, lengths - terminated, strict=True)])
+    texts = answer_texts(tokenizer, tokens, lengths, terminated)
     return AnsweredBatch(
         completions=[texts[i : i + answers] for i in range(0, len(texts), answers)],
         lengths=lengths.reshape(rows, answers),

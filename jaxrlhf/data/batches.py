@@ -119,20 +119,25 @@ def pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
 
 
 def with_neighbours(units: np.ndarray) -> np.ndarray:
-    """Puts beside each unit of a global batch the one before it, the last before the first; empty rows are passed over.
+    """Puts beside each unit of a global batch the nearest other one before it, the last standing before the first.
 
-    So every unit is once its own and once a neighbour, and no row is its own neighbour.
+    Empty rows are passed over. In a batch of different units each is once its own and once a neighbour. (That two rows
+    have the same prompt is not noticed; they are rarely next to each other in a shuffled order.)
 
     Args:
         units: [B] int64; -1 is an empty row.
 
     Returns:
-        [B, 2] int64; the neighbour is -1 in an empty row, and in a row that is alone.
+        [B, 2] int64; the neighbour is -1 in an empty row, and where there is no other unit.
     """
     neighbours = np.full_like(units, -1)
     rows = np.flatnonzero(units >= 0)
-    if len(rows) > 1:
-        neighbours[rows] = np.roll(units[rows], 1)
+    for shift in range(1, len(rows)):
+        before = np.roll(units[rows], shift)
+        found = np.where((neighbours[rows] < 0) & (before != units[rows]), before, neighbours[rows])
+        neighbours[rows] = found
+        if (found >= 0).all():
+            break
     return np.stack([units, neighbours], axis=1)
 
 

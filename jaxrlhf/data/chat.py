@@ -223,18 +223,24 @@ def encode(encoder: Encoder, sequences: Sequence[Sequence[Piece]]) -> list[Encod
     return [_join(encoder, [(piece, next(remaining)) for piece in sequence]) for sequence in sequences]
 
 
-def answer_texts(tokenizer: PreTrainedTokenizerBase, answers: Sequence[np.ndarray]) -> list[str]:
+def answer_texts(
+    tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, lengths: np.ndarray, terminated: np.ndarray
+) -> list[str]:
     """Decodes answers so that each continues its prompt, as `split_answer` reads it.
 
     Decoded alone, an answer would lose the space that it begins with to tokenizers that put one before each text.
 
     Args:
         tokenizer: a transformers tokenizer.
-        answers: the ids of each answer, [n] int32.
+        tokens: [B, R] int32, the ids of the answers.
+        lengths: [B] int, how many of them were drawn.
+        terminated: [B] bool, whether the last of those ended the answer; it is no part of the text then, even where the
+            tokenizer does not count it as a special token.
 
     Returns:
         The texts, without special tokens.
     """
+    answers = [row[:end] for row, end in zip(tokens, lengths - terminated, strict=True)]
     anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
     start = str(tokenizer.decode(anchor, skip_special_tokens=True))  # "" if the tokenizer does not know the letter
     texts = tokenizer.batch_decode([[*anchor, *answer] for answer in answers], skip_special_tokens=True)

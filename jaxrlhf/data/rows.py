@@ -150,11 +150,11 @@ def is_messages(row: AnyRow) -> bool:
 
 def _sft(where: str, row: Row) -> SftRow:
     if "text" in row:
-        return SftRow(where, "", _plain(row["text"], "text"), True, _extras(row, "text"))
+        return SftRow(where, "", _plain(row["text"], "text"), _terminated(row), _extras(row, "text", "terminated"))
     if "messages" in row:
         messages = _messages(row["messages"], "messages")
         _check_order(messages, "messages", ends="assistant")
-        return SftRow(where, [], messages, True, _extras(row, "messages"))
+        return SftRow(where, [], messages, _terminated(row), _extras(row, "messages", "terminated"))
     prompt, completion = _prompt(row), _answer(row, "completion")
     _check_dialogue(prompt, completion, "completion")
     return SftRow(where, prompt, completion, _terminated(row), _extras(row, "prompt", "completion", "terminated"))

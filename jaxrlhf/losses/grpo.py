@@ -28,7 +28,8 @@ def group_advantages(
     Baselines: the group's "mean"; "leave_one_out", the mean of the others, which does not depend on the answer itself
     (Kool et al. 2019; RLOO, Ahmadian et al. 2024); or "none". Scales: the standard deviation of the "group", which
     weighs easy and hard prompts more (Liu et al. 2025, Dr. GRPO, take "none"), or of the whole "batch". Deviations are
-    unbiased, over the valid answers. An answer alone in its group has advantage 0 under either baseline.
+    unbiased, over the valid answers; where they are 0, so are the advantages. An answer alone in its group has
+    advantage 0 under either baseline.
 
     Args:
         rewards: [P, G] float array, G answers to each of P prompts.
@@ -43,7 +44,10 @@ def group_advantages(
     chex.assert_equal_shape([rewards, valid])
     rewards = jnp.where(valid, rewards.astype(jnp.float32), 0.0)
     centred = rewards - _BASELINES[baseline](rewards, valid)
-    return jnp.where(valid, centred / _SCALES[scale](rewards, valid), 0.0)
+    if scale == "none":
+        return jnp.where(valid, centred, 0.0)
+    deviation = _DEVIATIONS[scale](rewards, valid)
+    return jnp.where(valid & (deviation > 0), centred / (deviation + STD_EPS), 0.0)
 
 
 def group_std(rewards: jax.Array, valid: jax.Array) -> jax.Array:
@@ -81,10 +85,9 @@ _BASELINES: dict[Baseline, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "leave_one_out": _mean_of_others,
     "none": lambda rewards, valid: jnp.zeros_like(rewards),
 }
-_SCALES: dict[Scale, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "group": lambda rewards, valid: group_std(rewards, valid)[:, None] + STD_EPS,
-    "batch": lambda rewards, valid: jnp.sqrt(_variance(rewards, valid, axis=None)) + STD_EPS,
-    "none": lambda rewards, valid: jnp.ones_like(rewards),
+_DEVIATIONS: dict[Scale, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "group": lambda rewards, valid: group_std(rewards, valid)[:, None],
+    "batch": lambda rewards, valid: jnp.sqrt(_variance(rewards, valid, axis=None)),
 }
 
 

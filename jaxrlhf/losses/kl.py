@@ -55,7 +55,8 @@ def unbiased_kl(logprobs: jax.Array, ref_logprobs: jax.Array, old_logprobs: jax.
         old_logprobs: float array of the same shape, under the policy that sampled them.
 
     Returns:
-        Float array of the same shape, ratio * k3 in value, not negative.
+        Float array of the same shape, ratio * k3 in value, not negative. It knows no mask: at padding the arguments
+        must be finite (they are 0 where `linear_logprobs` gets a mask), or selected away before.
     """
     chex.assert_equal_shape([logprobs, ref_logprobs, old_logprobs])
     fixed = jax.lax.stop_gradient(logprobs)

@@ -68,11 +68,20 @@ def check_columns(rewards: Mapping[str, RewardFn], columns: Sequence[str]) -> No
         columns: names of the columns that the data have beside the prompt.
 
     Raises:
-        ValueError: if a reward does not take a column, or needs one that the data lack.
+        ValueError: if a column is called like an argument, or a reward does not take one, or needs one that is missing.
     """
     for name, reward in rewards.items():
+        for argument in {"prompts", "completions"} & set(columns):
+            raise ValueError(
+                f"the data have a column {argument!r}, but reward {name} has an argument of this name; rename the "
+                f"column, in the file or with data.columns={{NEW_NAME: {argument}}}"
+            )
         try:
-            inspect.signature(reward).bind([], [], **dict.fromkeys(columns, []))
+            signature = inspect.signature(reward)
+        except ValueError:  # some callables of C have none
+            continue
+        try:
+            signature.bind([], [], **dict.fromkeys(columns, []))
         except TypeError as error:
             known = ", ".join(columns) or "none"
             raise ValueError(
@@ -99,9 +108,9 @@ def call_rewards(
         Name of the reward -> its scores [B] float32, NaN where it has no opinion.
 
     Raises:
-        ValueError: if a column is called like an argument, or a reward returns another number of values, or one that is
-            no finite number.
+        ValueError: see `check_columns`; or if a reward returns another number of values, or one that is not finite.
     """
+    check_columns(rewards, list(columns))
     return {name: _call(reward, name, prompts, completions, columns) for name, reward in rewards.items()}
 
 
@@ -112,12 +121,6 @@ def _call(
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
 ) -> np.ndarray:
-    for argument in ("prompts", "completions"):
-        if argument in columns:
-            raise ValueError(
-                f"the data have a column {argument!r}, but reward {name} has an argument of this name; rename the "
-                f"column, in the file or with data.columns={{NEW_NAME: {argument}}}"
-            )
     try:
         values: Any = reward(list(prompts), list(completions), **columns)
     except Exception as error:

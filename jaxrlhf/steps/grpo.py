@@ -22,7 +22,7 @@ from jaxrlhf.losses import (
 from jaxrlhf.losses.grpo import Baseline, Scale
 from jaxrlhf.ops.stats import mean_of
 from jaxrlhf.steps.epochs import visit_rows
-from jaxrlhf.steps.rollout import Experience, LearnFn, States, sample_metrics, total_scores
+from jaxrlhf.steps.experience import Experience, LearnFn, States, sample_metrics, total_scores
 from jaxrlhf.steps.scoring import token_logprobs
 from jaxrlhf.steps.update import LossFn, make_update
 from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout
@@ -114,11 +114,11 @@ def make_rollout(
         answers: answers to each prompt, G.
         baseline: see `losses.group_advantages`.
         scale: see `losses.group_advantages`.
-        weights: of the rewards; see `rollout.total_scores`.
+        weights: of the rewards; see `experience.total_scores`.
 
     Returns:
         The `Rollout`, and metrics `reward`, `reward_std` (of a group, on average), `frac_reward_zero_std` (the share of
-        groups that teach nothing because all rewards are equal), and those of `rollout.sample_metrics`.
+        groups that teach nothing because all rewards are equal), and those of `experience.sample_metrics`.
     """
     scores, there = total_scores(experience, weights)
     groups, valid = scores.reshape(-1, answers), there.reshape(-1, answers)
@@ -154,7 +154,7 @@ def make_learn(
     seed: int,
     weights: Mapping[str, float] | None = None,
 ) -> LearnFn:
-    """Builds the `rollout.LearnFn` of GRPO: one rollout, all its updates, one program; its one state is the "policy".
+    """Builds the `experience.LearnFn` of GRPO: one rollout, all its updates, one program; its state is the "policy".
 
     Args:
         policy: the policy.
@@ -168,7 +168,7 @@ def make_learn(
         mini_batches: updates in an epoch; divides the rows.
         micro_batches: parts of an update; divides the rows of a mini-batch.
         seed: of the order and of dropout.
-        weights: of the rewards; see `rollout.total_scores`.
+        weights: of the rewards; see `experience.total_scores`.
     """
     loss = policy_loss(policy, reduction=reduction, kl=kl)
     update = make_update(loss, rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)

@@ -21,7 +21,7 @@ from jaxrlhf.losses import (
 from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import mean_of
 from jaxrlhf.steps.epochs import visit_rows
-from jaxrlhf.steps.rollout import Experience, LearnFn, States, has_prompt, sample_metrics, total_scores
+from jaxrlhf.steps.experience import Experience, LearnFn, States, has_prompt, sample_metrics, total_scores
 from jaxrlhf.steps.scoring import token_logprobs, token_values
 from jaxrlhf.steps.update import LossFn, make_update
 from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout
@@ -79,7 +79,7 @@ def make_rollout(
         hyper: reads `kl_coef`, `gamma`, `lam`, and `missing_eos_penalty`, which is subtracted from the score of an
             answer that was cut off.
         whiten_rewards: whether the shaped rewards are scaled to variance 1 before GAE.
-        weights: of the rewards; see `rollout.total_scores`.
+        weights: of the rewards; see `experience.total_scores`.
 
     Returns:
         The `Rollout`, and metrics `objective/*`, `rewards/*`, `completions/*`, `val/num_eos_tokens`, `num_tokens`.
@@ -107,7 +107,6 @@ def make_rollout(
     sequence_kl = masked_sum(kl, samples.mask, axis=1)
     non_score = -hyper["kl_coef"] * sequence_kl
     return rollout, {
-        "objective/kl": mean_of(sequence_kl, real),
         "objective/entropy": mean_of(masked_sum(-experience.logprobs, samples.mask, axis=1), real),
         "objective/non_score_reward": mean_of(non_score, there),
         "objective/rlhf_reward": mean_of(shaped_scores + non_score, there),
@@ -128,7 +127,7 @@ def make_learn(
     seed: int,
     weights: Mapping[str, float] | None = None,
 ) -> LearnFn:
-    """Builds the `rollout.LearnFn` of PPO: one rollout, all its updates, one program.
+    """Builds the `experience.LearnFn` of PPO: one rollout, all its updates, one program.
 
     Every epoch visits all rows in `mini_batches` updates of both models; see `visit_rows`.
 
@@ -141,7 +140,7 @@ def make_learn(
         mini_batches: updates in an epoch; divides the rows.
         micro_batches: parts of an update; divides the rows of a mini-batch.
         seed: of the order and of dropout.
-        weights: of the rewards; see `rollout.total_scores`.
+        weights: of the rewards; see `experience.total_scores`.
     """
     update_policy = make_update(policy_loss(policy), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
     update_critic = make_update(value_loss(critic), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)

@@ -22,6 +22,9 @@ import optax
 from jaxrlhf.ops.stats import Mean, Sum, reduce_stacked
 from jaxrlhf.types import Hyper, Metrics, Params, TrainState
 
+_LOSS = 2**31 - 2
+"""Folded into the keys that losses get, so that they are not those of sampling and of the order of rows."""
+
 LossFn = Callable[[Params, Any, Any, Any, Hyper, jax.Array], tuple[jax.Array, Metrics]]
 TotalsFn = Callable[[Any], Any]
 CouplingFn = Callable[[Params, Any, Any, Hyper], Any]
@@ -64,7 +67,7 @@ def make_update(
     known_of = _known(totals_fn, coupling, micro_batches)
 
     def step(state: TrainState, frozen: Any, batch: Any, hyper: Hyper) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), _LOSS)
         known = known_of(state.params, frozen, batch, hyper)
         loss, grads, metrics = _gradient(loss_fn, state.params, frozen, batch, known, hyper, key)
         norm = optax.tree.norm(grads)

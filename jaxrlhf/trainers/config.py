@@ -79,7 +79,7 @@ class TrainConfig:
             only.
         keep: number of checkpoints to keep, positive, the best one besides.
         best_metric: evaluation metric by which the exported step is chosen, e.g. `eval/loss`; None exports the last.
-        best_mode: whether the smallest or the largest value of `best_metric` is the best; None means "min".
+        best_mode: whether the smallest or the largest value of `best_metric` is the best; of a loss it is the smallest.
         data: how rows become tokens.
         optim: the optimizer.
         compute: how the model is computed.
@@ -118,6 +118,10 @@ class TrainConfig:
             self._divides(),
             (self.steps is None or self.epochs == 1.0, f"epochs={self.epochs} has no effect beside steps; keep one"),
             (not (self.dataset and self.datasets), "dataset and datasets are both given; keep one of them"),
+            (
+                self.best_metric is None or self.best_metric.endswith("loss") or self.best_mode is not None,
+                f"best_metric={self.best_metric} is no loss; say whether its min or its max is the best in best_mode",
+            ),
             (
                 self.best_mode is None or self.best_metric is not None,
                 f"best_mode={self.best_mode} has no effect without best_metric; name one, such as eval/loss, or leave "

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.rewards.functions import RewardFn
+from jaxrlhf.steps.experience import Experience
 from jaxrlhf.steps.grpo import make_learn, make_rollout
-from jaxrlhf.steps.rollout import Experience
-from jaxrlhf.trainers.fit import first_state, make_optimizer, rate_at
-from jaxrlhf.trainers.play import improve, make_game, name_functions, take_judges
+from jaxrlhf.trainers.judges import check_judges, name_judges, take_judges
+from jaxrlhf.trainers.play import improve, make_game
 from jaxrlhf.trainers.rollout_config import GRPOConfig
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Trained, open_run
 from jaxrlhf.trainers.start import Start, take_reference, take_start
+from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
 from jaxrlhf.types import Hyper, Metrics
 
 
@@ -46,18 +47,19 @@ def run(
     Raises:
         ValueError: if nothing gives a reward, models do not fit together, or a reference would have no effect.
     """
-    functions = name_functions(config, rewards, has_model=reward_model is not None)
+    functions, weights = name_judges(config, rewards, reward_model)
     options, optimizer = config.grpo, make_optimizer(config.optim)
     if reference is not None and not options.kl_coef:
         raise ValueError("a reference has no effect at grpo.kl_coef=0; set one, or leave the other out")
     with open_run(config) as job:
         policy = take_start(config.model, model, job.mesh)
-        judges = take_judges(config, job, policy, reward_model, functions)
+        judges = take_judges(config, job, policy, reward_model, functions, weights)
         frozen = {} if judges.scorer is None else {"scorer": judges.scorer.params}
         if options.kl_coef:
             frozen["reference"] = take_reference(config.reference, reference, policy, job.mesh)
         length = config.rollout.max_new_tokens
         train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
+        check_judges(judges, None, [train, held_out], length)
         states = {"policy": first_state(job, policy.params, optimizer)}
         grouping = {
             "answers": config.rollout.answers,
@@ -85,5 +87,16 @@ def run(
             return {"learning_rate": rate_at(config.optim, step, job.total)}
 
         constants = {"kl_coef": options.kl_coef, "clip_low": options.clip_low, "clip_high": options.clip_high}
-        game = make_game(job, policy, None, judges, states, frozen, learn, measure, constants)
+        game = make_game(
+            job=job,
+            config=config,
+            policy=policy,
+            critic=None,
+            judges=judges,
+            states=states,
+            frozen=frozen,
+            learn=learn,
+            measure=measure,
+            constants=constants,
+        )
         return job.finish(policy, improve(game, states, train, held_out, rates))

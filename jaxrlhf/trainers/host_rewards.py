@@ -71,11 +71,11 @@ def read_answers(samples: Samples, index: Index, examples: np.ndarray, answers: 
         answers: answers to each prompt.
         tokenizer: to decode with.
     """
-    tokens, mask = local_rows(samples.tokens), local_rows(samples.mask)
+    tokens, mask, terminated = map(local_rows, (samples.tokens, samples.mask, samples.terminated))
     owners = np.repeat(examples, answers)
     real = np.flatnonzero(owners >= 0)
     extras = [index.extras[owner] for owner in owners[real]]
-    texts = answer_texts(tokenizer, [tokens[row][mask[row]] for row in real])
+    texts = answer_texts(tokenizer, tokens[real], mask[real].sum(axis=1), terminated[real])
     return Answers(
         rows=len(owners),
         real=real,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,14 +21,16 @@ from jaxrlhf.data.loader import Loader
 from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.generation.sampler import SampleFn, make_sampler
 from jaxrlhf.models.decoder import make_model, unstack_layers
-from jaxrlhf.rewards.functions import RewardFn, check_columns, load_reward, name_rewards
+from jaxrlhf.ops.stats import merged_values
+from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.sharding.place import over_rows, place_batch, replicated, shardings_of
-from jaxrlhf.steps.rollout import Experience, JudgeFn, LearnFn, States, make_judge
-from jaxrlhf.trainers.fit import make_hyper
+from jaxrlhf.steps.experience import Experience, JudgeFn, LearnFn, States, make_judge
 from jaxrlhf.trainers.host_rewards import Answers, read_answers
+from jaxrlhf.trainers.judges import Judges
 from jaxrlhf.trainers.rollout_config import RolloutTrainConfig
 from jaxrlhf.trainers.run import Run
-from jaxrlhf.trainers.start import Start, check_same_tokens, take_start
+from jaxrlhf.trainers.start import Start
+from jaxrlhf.trainers.state import make_hyper
 from jaxrlhf.types import Hyper, Metrics, Params, Samples
 
 log = logging.getLogger(__name__)
@@ -39,38 +42,25 @@ _EVALUATION = 2**31 - 1
 """Where a step's number stands in the keys of training, this stands in those of evaluation."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Judges:
-    """Who scores answers.
-
-    Attributes:
-        scorer: a reward model, or None.
-        functions: Python rewards by name.
-        weights: of all rewards by name.
-    """
-
-    scorer: Start | None
-    functions: Mapping[str, RewardFn]
-    weights: Mapping[str, float]
-
-
 class Game(NamedTuple):
     """What an iteration needs besides the states and the batch.
 
     Attributes:
         job: the open run.
-        policy: where the policy started.
+        config: of the run.
+        tokenizer: of the policy.
         functions: Python rewards by name.
         frozen: parameters that nobody trains: the reference's, the reward model's.
         sample: the sampler.
-        judge: see `steps.rollout.make_judge`.
-        learn: see `steps.rollout.LearnFn`.
+        judge: see `steps.experience.make_judge`.
+        learn: see `steps.experience.LearnFn`.
         measure: metrics of answers from which nothing is learned.
         constants: hyper-parameters that stay as they are.
     """
 
     job: Run
-    policy: Start
+    config: RolloutTrainConfig
+    tokenizer: Any
     functions: Mapping[str, RewardFn]
     frozen: Mapping[str, Params]
     sample: SampleFn
@@ -80,41 +70,10 @@ class Game(NamedTuple):
     constants: Hyper
 
 
-def name_functions(config: RolloutTrainConfig, rewards: Sequence[RewardFn], has_model: bool) -> dict[str, RewardFn]:
-    """The Python rewards of a run by name, those in memory first.
-
-    Raises:
-        ValueError: if nothing gives a reward, or two rewards have one name.
-    """
-    if callable(rewards):
-        raise TypeError(f"rewards is one function; write rewards=[{getattr(rewards, '__name__', 'f')}]")
-    functions = name_rewards([*rewards, *map(load_reward, config.rewards)], taken=["reward_model"])
-    if not functions and not has_model and config.reward_model is None:
-        raise ValueError("nothing gives a reward; set reward_model, or rewards: [path.py:function]")
-    return functions
-
-
-def take_judges(
-    config: RolloutTrainConfig, job: Run, policy: Start, reward_model: Start | None, functions: Mapping[str, RewardFn]
-) -> Judges:
-    """The reward model in memory or the one that is named, and the weight of every reward.
-
-    Raises:
-        ValueError: if the reward model reads other tokens, or there are not as many weights as rewards.
-    """
-    scorer = None
-    if reward_model is not None or config.reward_model is not None:
-        scorer = take_start(config.reward_model, reward_model, job.mesh, what="reward_model", scalar=True)
-        check_same_tokens(policy, scorer, "the reward model")
-    names = [*(["reward_model"] if scorer is not None else []), *functions]
-    weights = config.reward_weights or (1.0,) * len(names)
-    if len(weights) != len(names):
-        raise ValueError(f"reward_weights has {len(weights)} numbers for {len(names)} rewards: {', '.join(names)}")
-    return Judges(scorer=scorer, functions=functions, weights=dict(zip(names, weights, strict=True)))
-
-
 def make_game(
+    *,
     job: Run,
+    config: RolloutTrainConfig,
     policy: Start,
     critic: Start | None,
     judges: Judges,
@@ -128,16 +87,16 @@ def make_game(
 
     Args:
         job: the open run.
+        config: of the run.
         policy: where the policy starts.
         critic: where the critic starts, or None.
         judges: who scores answers.
         states: what is trained.
         frozen: parameters that nobody trains.
-        learn: see `steps.rollout.LearnFn`.
+        learn: see `steps.experience.LearnFn`.
         measure: metrics of answers from which nothing is learned.
         constants: hyper-parameters that stay as they are.
     """
-    config: Any = job.config
     model = make_model(policy.config, config.compute)
     judge = make_judge(
         model,
@@ -149,7 +108,8 @@ def make_game(
     rows, everywhere = over_rows(job.mesh), replicated(job.mesh)
     return Game(
         job=job,
-        policy=policy,
+        config=config,
+        tokenizer=policy.tokenizer,
         functions=judges.functions,
         frozen=frozen,
         sample=make_sampler(
@@ -184,9 +144,7 @@ def improve(
     Returns:
         The policy to export: the best one if a metric chooses, else the last.
     """
-    job = game.job
-    config: Any = job.config
-    check_columns(game.functions, train.index.columns)
+    job, config = game.job, game.config
     states, first = job.resume(states, game.frozen)
     key = jax.random.key(config.seed)
     if first == 0:
@@ -202,6 +160,7 @@ def improve(
         job.journal.add(n + 1, metrics, rates(n))
         if n == first:
             _warn_of_short_answers(experience.samples, config)
+            _warn_of_nothing_learned(merged_values([metrics]))
         if config.samples_every and n % config.samples_every == 0:
             job.journal.write_samples(n + 1, answers.rows_to_show(experience.scores))
         found = _evaluate(game, states, held_out, n + 1)
@@ -215,8 +174,7 @@ def _play(
     game: Game, states: States, index: Index, batch: Any, examples: np.ndarray, key: jax.Array
 ) -> tuple[Experience, Answers]:
     """Answers to a batch of prompts, the rows `examples` of the index, and what everyone says of them."""
-    config: Any = game.job.config
-    mesh, clock = game.job.mesh, game.job.journal.clock
+    config, mesh, clock = game.config, game.job.mesh, game.job.journal.clock
     trained = {name: state.params for name, state in states.items()}
     prompts = place_batch(batch, mesh)
     with clock.phase("generate"):
@@ -224,7 +182,7 @@ def _play(
         jax.block_until_ready(samples)
     with clock.phase("score"):
         experience = game.judge(trained, game.frozen, prompts, samples, game.constants)
-        answers = read_answers(samples, index, examples, config.rollout.answers, game.policy.tokenizer)
+        answers = read_answers(samples, index, examples, config.rollout.answers, game.tokenizer)
         scores = {**experience.scores, **answers.scores(game.functions, mesh)}
         jax.block_until_ready(experience)
     _refuse_nan(experience.scores)
@@ -256,6 +214,15 @@ def _warn_of_short_answers(samples: Samples, config: RolloutTrainConfig) -> None
         )
 
 
+def _warn_of_nothing_learned(metrics: Mapping[str, float]) -> None:
+    if math.isnan(metrics.get("reward", metrics.get("objective/scores", 0.0))):
+        log.warning("no reward has an opinion on any answer of this batch, so there is nothing to learn from it")
+    elif metrics.get("frac_reward_zero_std") == 1.0:
+        log.warning(
+            "in each group all rewards are equal, so there is nothing to learn; use a reward that tells answers apart"
+        )
+
+
 def _evaluate(game: Game, states: States, held_out: Loader | None, step: int) -> dict[str, float]:
     """Metrics of answers to held-out prompts, drawn with the same keys every time."""
     job = game.job
@@ -266,8 +233,8 @@ def _evaluate(game: Game, states: States, held_out: Loader | None, step: int) ->
 
     def measured() -> Iterator[Metrics]:
         for number, batch in enumerate(held_out.eval_batches()):
-            examples, key = held_out.eval_examples(number), jax.random.fold_in(root, number)
-            experience, _ = _play(game, states, held_out.index, batch, examples, key)
+            examples = held_out.eval_examples(number)
+            experience, _ = _play(game, states, held_out.index, batch, examples, root)  # rows have numbers of their own
             yield game.measure(experience, game.constants)
 
     return job.report_evaluation(step, average(measured()))

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.rewards.functions import RewardFn
+from jaxrlhf.steps.experience import Experience
 from jaxrlhf.steps.ppo import make_learn, make_rollout
-from jaxrlhf.steps.rollout import Experience
-from jaxrlhf.trainers.fit import first_state, make_optimizer, rate_at
-from jaxrlhf.trainers.play import Judges, improve, make_game, name_functions, take_judges
+from jaxrlhf.trainers.judges import Judges, check_judges, name_judges, take_judges
+from jaxrlhf.trainers.play import improve, make_game
 from jaxrlhf.trainers.rollout_config import PPOConfig
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Run, Trained, open_run
 from jaxrlhf.trainers.start import Start, check_same_tokens, load_start, take_reference, take_start
+from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
 from jaxrlhf.types import Hyper, Metrics
 
 
@@ -44,17 +45,18 @@ def run(
     Raises:
         ValueError: if nothing gives a reward, or models do not fit together.
     """
-    functions = name_functions(config, rewards, has_model=reward_model is not None)
+    functions, weights = name_judges(config, rewards, reward_model)
     options, optimizer = config.ppo, make_optimizer(config.optim)
     with open_run(config) as job:
         policy = take_start(config.model, model, job.mesh)
-        judges = take_judges(config, job, policy, reward_model, functions)
+        judges = take_judges(config, job, policy, reward_model, functions, weights)
         frozen = {"reference": take_reference(config.reference, reference, policy, job.mesh)}
         if judges.scorer is not None:
             frozen["scorer"] = judges.scorer.params
         critic = _take_critic(config, job, policy, judges)
         length = config.rollout.max_new_tokens
         train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
+        check_judges(judges, critic, [train, held_out], length)
         states = {
             "policy": first_state(job, policy.params, optimizer),
             "critic": first_state(job, critic.params, optimizer),
@@ -86,7 +88,18 @@ def run(
             peaks = {"learning_rate": None, "critic_learning_rate": options.critic_learning_rate}
             return {name: rate_at(config.optim, step, job.total, peak) for name, peak in peaks.items()}
 
-        game = make_game(job, policy, critic, judges, states, frozen, learn, measure, constants)
+        game = make_game(
+            job=job,
+            config=config,
+            policy=policy,
+            critic=critic,
+            judges=judges,
+            states=states,
+            frozen=frozen,
+            learn=learn,
+            measure=measure,
+            constants=constants,
+        )
         return job.finish(policy, improve(game, states, train, held_out, rates))
 
 

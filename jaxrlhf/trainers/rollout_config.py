@@ -220,7 +220,7 @@ class GRPOConfig(RolloutTrainConfig):
         check(
             self,
             (
-                self.rollout.answers > 1 or self.grpo.baseline == "none",
+                self.rollout.answers > 1 or (self.grpo.baseline == "none" and self.grpo.scale_rewards != "group"),
                 f"rollout.answers={self.rollout.answers}: an answer alone in its group teaches nothing; use 2 or more",
             ),
             (

@@ -120,12 +120,8 @@ class Run:
         """
         self.frozen = fingerprint(frozen)
         step = self.checkpoints.latest()
-        if is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
         if step is None:
-            self.writer.truncate(-1)
-            self.journal.begin(self.total, 0, 0)
+            self._begin(-1, 0)
             return state, 0
         if step > self.total:
             raise ValueError(
@@ -137,15 +133,22 @@ class Run:
                 f"{self.folder} was trained on other data (digest {record['data'][:12]}, now {self.digest[:12]}); "
                 "restore the data, or start a new run in another folder"
             )
-        if record["frozen"] != self.frozen:
+        if record.get("frozen") != self.frozen:
             raise ValueError(
                 f"{self.folder} was trained against another reference or reward model than the one named now; "
                 "restore it, or start a new run in another folder"
             )
-        self.writer.truncate(step)
-        self.journal.begin(self.total, step, record["num_tokens"])
+        self._begin(step, record["num_tokens"])
         log.info("going on from step %d of %s", step, self.folder)
         return self.checkpoints.restore(step, _layout(state)), step
+
+    def _begin(self, step: int, num_tokens: int) -> None:
+        """Writes the config, since nothing speaks against the run, and drops what was written after its last step."""
+        if is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
+        self.writer.truncate(step)
+        self.journal.begin(self.total, max(step, 0), num_tokens)
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation follows this many steps."""

@@ -102,6 +102,8 @@ def take_start(
 
     Its parameters belong to the caller alone, who may donate them.
     """
+    if given is not None and name:
+        raise ValueError(f"{what} is in memory, and {what}={name} in the config; keep one of them")
     if given is None:
         return load_start(name or "", mesh, what=what, scalar=scalar, new_head=new_head)
     if not isinstance(given, Start):
@@ -170,7 +172,8 @@ def own_copy(params: Params, mesh: Mesh) -> Params:
     shardings, kept = shardings_for(params, mesh)
     for line in kept:
         log.info("%s", line)
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(params)
+    placed = jax.device_put(params, shardings)  # from whatever devices they are on, but perhaps the same arrays
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(placed)
 
 
 def _check_head(config: ModelConfig, what: str, *, scalar: bool) -> None:

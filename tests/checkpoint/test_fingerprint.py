@@ -35,3 +35,12 @@ def test_other_values_have_another_name(change):
 def test_half_precision_has_a_name_too():
     half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), PARAMS)
     assert fingerprint(half) != fingerprint(PARAMS)
+
+
+def test_rows_far_apart_are_told_apart_where_the_low_bits_are_0():
+    table = np.asarray(jnp.asarray(np.arange(16 * 4096) % 251 + 1.0, jnp.bfloat16).astype(jnp.float32)).reshape(
+        16, 4096
+    )
+    swapped = table.copy()
+    swapped[[1, 9]] = table[[9, 1]]
+    assert (swapped != table).any() and fingerprint({"t": table}) != fingerprint({"t": swapped})

@@ -117,7 +117,8 @@ def test_empty_rows_are_nobodys_neighbour():
 
 
 def test_a_unit_that_comes_twice_is_no_error():
-    assert with_neighbours(np.array([4, 4, 5])).tolist() == [[4, 5], [4, 4], [5, 4]]
+    assert with_neighbours(np.array([4, 4, 5])).tolist() == [[4, 5], [4, 5], [5, 4]]
+    assert with_neighbours(np.array([4, 4])).tolist() == [[4, -1], [4, -1]]
 
 
 def test_mismatched_rows_have_their_own_prompt_and_the_neighbours_answer():

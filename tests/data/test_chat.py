@@ -231,11 +231,12 @@ def test_a_template_that_writes_before_the_answer_cannot_leave_its_turn_open():
 @pytest.mark.parametrize("answer", [" ab", "ab", " a b", "."])
 def test_the_text_of_an_answer_is_what_is_read_back(tokenizer, answer):
     encoded = _encode(tokenizer, "once", answer)
-    assert chat.answer_texts(tokenizer, [encoded.ids[encoded.prompt :]]) == [answer]
+    ids = encoded.ids[None, encoded.prompt :]  # the last of them ends the answer
+    assert chat.answer_texts(tokenizer, ids, np.array([ids.size]), np.array([True])) == [answer]
 
 
 def test_the_text_of_no_tokens_is_empty():
-    assert chat.answer_texts(prefixing(), [np.zeros(0, np.int32)]) == [""]
+    assert chat.answer_texts(prefixing(), np.zeros((1, 2), np.int32), np.array([0]), np.array([False])) == [""]
 
 
 @pytest.mark.parametrize("choice", ["chatml", "alpaca", "hh", "mine.jinja"])

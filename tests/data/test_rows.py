@@ -120,9 +120,13 @@ def test_each_ranked_answer_may_have_ended_or_not():
 
 
 def test_beside_other_columns_it_is_a_column_like_any():
-    assert check_row("sft", "", {"text": "t", "terminated": "x"}).extras == {"terminated": "x"}
     assert check_row("prompt", "", {"prompt": "p", "terminated": False}).extras == {"terminated": False}
 
 
 def test_the_transcript_beside_a_prompt_is_left_out():
     assert check_row("prompt", "", {"prompt": "p", "messages": [USER]}).extras == {}
+
+
+def test_texts_and_conversations_may_have_been_cut_off():
+    assert check_row("sft", "", {"text": "t", "terminated": False}).terminated is False
+    assert check_row("sft", "", {"messages": [USER, ASSISTANT], "terminated": False}).terminated is False

@@ -57,6 +57,14 @@ def test_group_deviations_of_equal_and_of_single_rewards_are_exactly_0():
     np.testing.assert_allclose(losses.group_std(rewards, valid), [0.0, 0.0, math.sqrt(7.0)], rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_rewards_that_do_not_differ_are_not_blown_up_where_there_is_no_baseline(scale):
+    rewards, valid = jnp.asarray([[2.0, 2.0], [2.0, 2.0]]), jnp.ones((2, 2), bool)
+    assert not losses.group_advantages(rewards, valid, baseline="none", scale=scale).any()
+    alone = losses.group_advantages(rewards[:, :1], valid[:, :1], baseline="none", scale="group")
+    assert not alone.any()
+
+
 @pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_equal_rewards_teach_exactly_nothing(baseline, scale):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrlhf.steps.rollout import Experience, response_batch
+from jaxrlhf.steps.experience import Experience, response_batch
 from jaxrlhf.types import Samples
 from tests.fakes import hyper, prompt_batch
 

@@ -15,8 +15,8 @@ import pytest
 from jaxrlhf.losses import grpo
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.steps import grpo as steps
+from jaxrlhf.steps.experience import Experience, make_judge
 from jaxrlhf.steps.grpo import REDUCTIONS, make_learn, make_rollout, policy_loss, rollout_totals
-from jaxrlhf.steps.rollout import Experience, make_judge
 from jaxrlhf.steps.update import init_state, make_update
 from jaxrlhf.trainers import rollout_config
 from jaxrlhf.types import Rollout, Samples
@@ -199,4 +199,4 @@ def test_configs_name_what_there_is():
     assert set(get_args(rollout_config.Reduction)) == set(get_args(steps.Reduction)) == set(REDUCTIONS)
     assert get_args(rollout_config.KLTerm) == get_args(steps.KLTerm)
     assert set(get_args(rollout_config.Baseline)) == set(get_args(grpo.Baseline)) == set(grpo._BASELINES)
-    assert set(get_args(rollout_config.Scale)) == set(get_args(grpo.Scale)) == set(grpo._SCALES)
+    assert set(get_args(rollout_config.Scale)) == set(get_args(grpo.Scale)) == {"none", *grpo._DEVIATIONS}

@@ -15,8 +15,8 @@ from jaxrlhf.generation.sampler import make_sampler
 from jaxrlhf.losses import whiten
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
+from jaxrlhf.steps.experience import Experience, make_judge, response_batch
 from jaxrlhf.steps.ppo import make_learn, make_rollout, policy_loss, value_loss
-from jaxrlhf.steps.rollout import Experience, make_judge, response_batch
 from jaxrlhf.steps.scoring import token_logprobs, token_values
 from jaxrlhf.steps.update import init_state
 from jaxrlhf.types import Samples, TokenBatch

@@ -19,7 +19,7 @@ PROGRAM = (
 )
 
 
-@pytest.mark.parametrize("method", ["sft", "ppo"])
+@pytest.mark.parametrize("method", ["sft", "kto", "ppo"])
 def test_two_processes_equal_one(method, tmp_path):
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
@@ -36,7 +36,7 @@ def test_two_processes_equal_one(method, tmp_path):
     one, two = load_policy(tmp_path / "one" / "export").params, load_policy(tmp_path / "two" / "export").params
     for left, right in zip(_leaves(one), _leaves(two), strict=True):
         np.testing.assert_allclose(left, right, atol=2e-4)
-    name = "loss" if method == "sft" else "rewards/mentions/mean"
+    name = "rewards/mentions/mean" if method == "ppo" else "loss"
     assert [line[name] for line in metrics(tmp_path / "two") if name in line] == pytest.approx(
         [line[name] for line in metrics(tmp_path / "one") if name in line], rel=1e-4
     )

@@ -192,7 +192,7 @@ def test_more_steps_than_were_asked_at_first_go_on(tmp_path):
 
 def test_a_misspelt_metric_is_named(tmp_path):
     with pytest.raises(ValueError, match="'eval/los' is no metric of this method; did you mean 'eval/loss'"):
-        train("sft", tmp_path / "run", best_metric="eval/los")
+        train("sft", tmp_path / "run", best_metric="eval/los", best_mode="min")
 
 
 def test_rows_longer_than_the_model_has_positions_are_refused(tmp_path):
@@ -264,7 +264,7 @@ def test_a_reward_that_takes_no_columns_is_named_before_anything_is_sampled(tmp_
         return [1.0] * len(completions)
 
     with pytest.raises(
-        ValueError, match=r"reward narrow cannot be called with the columns of the data, wanted .*\*\*columns"
+        ValueError, match=r"reward narrow cannot be called with the columns of the data, wanted: .*\*\*columns"
     ):
         ppo.run(config("ppo", tmp_path / "run"), model=start(), dataset=prompts(), rewards=[narrow])
 
@@ -343,3 +343,49 @@ def test_a_reference_that_grpo_would_not_read_is_refused(tmp_path):
     settings = config("grpo", tmp_path / "run", grpo=GRPOOptions())
     with pytest.raises(ValueError, match="a reference has no effect at grpo.kl_coef=0"):
         grpo.run(settings, model=start(), reference=start(), dataset=prompts(), rewards=[mentions])
+
+
+def test_held_out_answers_do_not_depend_on_the_size_of_their_batches(tmp_path):
+    found = [
+        train("grpo", tmp_path / str(size), steps=1, eval_batch_size=size).metrics["eval/completions/mean_length"]
+        for size in (8, 16)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_reward_model_with_too_few_positions_is_refused(tmp_path):
+    scorer = scalar_start(start())
+    short = dataclasses.replace(scorer, config=dataclasses.replace(scorer.config, max_positions=8))
+    with pytest.raises(ValueError, match="the model 8 positions; use a reward model"):
+        ppo.run(config("ppo", tmp_path / "run"), model=start(), reward_model=short, dataset=prompts())
+
+
+def test_a_metric_that_is_no_loss_needs_a_direction(tmp_path):
+    with pytest.raises(ValueError, match="best_metric=eval/accuracy is no loss; say whether its min or its max"):
+        config("reward", tmp_path / "run", best_metric="eval/accuracy")
+    best = train("reward", tmp_path / "run", best_metric="eval/accuracy", best_mode="max", eval_every=1)
+    assert best.steps == 4
+
+
+def test_a_refused_resume_leaves_the_config_alone(tmp_path):
+    train("sft", tmp_path / "run", steps=2)
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(ValueError, match="has taken 2 steps"):
+        train("sft", tmp_path / "run", steps=1)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_models_on_one_device_are_spread_over_all(tmp_path):
+    one = jax.devices()[0]
+    model = dataclasses.replace(start(), params=jax.device_put(start().params, one))
+    done = sft.run(config("sft", tmp_path / "run", steps=1), model=model, dataset=demonstrations())
+    assert len(jax.tree.leaves(done.model.params)[0].sharding.device_set) == 8
+
+
+def test_a_batch_that_teaches_nothing_is_warned_of(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        grpo.run(config("grpo", tmp_path / "a", steps=1), model=start(), dataset=prompts(), rewards=[always_one])
+        assert "in each group all rewards are equal" in caplog.text
+        never = config("grpo", tmp_path / "b", steps=1)
+        grpo.run(never, model=start(), dataset=prompts(), rewards=[lambda prompts, completions, **_: [None] * 16])
+    assert "no reward has an opinion on any answer" in caplog.text

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrlhf.ops.stats import values_of
-from jaxrlhf.steps.rollout import (
+from jaxrlhf.steps.experience import (
     Experience,
     make_judge,
     response_batch,
@@ -46,6 +46,9 @@ def test_scores_are_weighted_sums_of_the_rewards_that_have_an_opinion():
     np.testing.assert_array_equal(there, [True, True, True, False])  # the last row has no prompt
     weighted, _ = total_scores(found, {"gold": 0.5, "length": 10.0})
     np.testing.assert_allclose(weighted[:3], [-9.0, 5.0, 2.0])
+    only, known = total_scores(found, {"length": 0.0})
+    np.testing.assert_array_equal(known, [True, False, True, False])  # what weighs nothing has no say
+    np.testing.assert_allclose(only[:3], [2.0, 0.0, 4.0])
 
 
 def test_each_reward_is_reported_over_the_answers_it_knows():

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrlhf.losses import kl_estimate
 from jaxrlhf.losses.kl import last_token
 from jaxrlhf.ops.masked import masked_sum, positions_of
 from jaxrlhf.ops.stats import Mean, Sum, max_of, mean_of, min_of
@@ -133,15 +134,16 @@ def total_scores(experience: Experience, weights: Mapping[str, float] | None = N
 
     Args:
         experience: what `make_judge` made.
-        weights: name of a reward -> its weight; None, and names that it does not have, mean 1.
+        weights: name of a reward -> its weight; None, and names that it does not have, mean 1. What weighs 0 is only
+            reported, and its opinion does not count as one.
 
     Returns:
         [B] float32, the weighted sum of the rewards that have an opinion, 0 where none has; and [B] bool, whether any
         has, on an answer to a real prompt.
     """
-    scores = experience.scores
-    known = jnp.stack([jnp.isfinite(own) for own in scores.values()])
-    parts = jnp.stack([(weights or {}).get(name, 1.0) * own for name, own in scores.items()])
+    weighted = [((weights or {}).get(name, 1.0), own) for name, own in experience.scores.items()]
+    known = jnp.stack([jnp.isfinite(own) & (weight != 0) for weight, own in weighted])
+    parts = jnp.stack([weight * own for weight, own in weighted])
     return masked_sum(parts, known, axis=0), jnp.any(known, axis=0) & has_prompt(experience)
 
 
@@ -153,12 +155,18 @@ def sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
         there: [B] bool, which answers have a score.
 
     Returns:
-        `rewards/<name>/mean`, `objective/unscored`, `val/num_eos_tokens`, `completions/*`, `sampling/*`, `num_tokens`.
+        `objective/kl` of an answer if there is a reference, `rewards/<name>/mean`, `objective/unscored`,
+        `val/num_eos_tokens`, `completions/*`, `sampling/*`, `num_tokens`.
     """
     samples, real = experience.samples, has_prompt(experience)
     lengths = jnp.sum(samples.mask, axis=1)
     difference = jnp.abs(samples.sampling_logprobs - experience.logprobs)
+    kl = {}
+    if experience.ref_logprobs is not None:
+        per_token = kl_estimate(experience.logprobs, experience.ref_logprobs, "k1")
+        kl["objective/kl"] = mean_of(masked_sum(per_token, samples.mask, axis=1), real)
     return {
+        **kl,
         **{f"rewards/{name}/mean": mean_of(own, real & jnp.isfinite(own)) for name, own in experience.scores.items()},
         "objective/unscored": Sum(jnp.sum(real & ~there, dtype=jnp.float32)),
         "val/num_eos_tokens": Mean(jnp.sum(samples.terminated & real, dtype=jnp.float32), jnp.ones(())),
