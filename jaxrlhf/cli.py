@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxrlhf
-from jaxrlhf.commands.table import COMMANDS, Command
+from jaxrlhf.command_table import COMMANDS, Command
 from jaxrlhf.config import load
 from jaxrlhf.config_docs import FieldDoc, describe
 from jaxrlhf.trainers.config import TrainConfig
