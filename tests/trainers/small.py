@@ -82,6 +82,10 @@ def mentions(prompts: list[str], completions: list[str], wanted: list[str], **co
     return [float(word in text) for word, text in zip(wanted, completions, strict=True)]
 
 
+def always_one(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    return [1.0] * len(completions)
+
+
 def config(method: str, out: Path, **changes: Any) -> Any:
     base: dict[str, Any] = {
         "out": str(out),

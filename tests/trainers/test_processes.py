@@ -19,7 +19,7 @@ PROGRAM = (
 )
 
 
-@pytest.mark.parametrize("method", ["sft", "kto", "ppo"])
+@pytest.mark.parametrize("method", ["sft", pytest.param("kto", marks=pytest.mark.slow), "ppo"])
 def test_two_processes_equal_one(method, tmp_path):
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
