@@ -75,6 +75,7 @@ def test_a_run_learns_what_is_good_and_says_what_it_read(tmp_path, caplog):
     assert last["eval/rewards/margins"] > 0.1 and last["eval/loss"] < 0.49
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_same_run(tmp_path):
     whole = train("kto", tmp_path / "whole", batch_size=16, optim=SLOW, steps=3)
     parts = train("kto", tmp_path / "parts", batch_size=16, optim=SLOW, steps=3, micro_batches=2, eval_batch_size=16)
