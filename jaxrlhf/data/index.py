@@ -140,8 +140,8 @@ def build_index(
     examples, lost = _encode(drafts, encoder, config)
     report = _report(log, conversion, drafts, examples, lost)
     if not examples:
-        lines = [*report.lines(), "no examples are left; if they are too long, raise data.max_length"]
-        raise ValueError("\n".join(lines))
+        advice = "; raise data.max_length" if report.dropped_long or report.dropped_long_prompt else ""
+        raise ValueError("\n".join([*report.lines(), f"no examples are left{advice}"]))
     if kind == "unpaired":
         _check_labels(examples, report)
     weights = [source.weight if isinstance(source, DatasetConfig) else 1.0 for source in sources]

@@ -70,6 +70,20 @@ class Game(NamedTuple):
     constants: Hyper
 
 
+class Played(NamedTuple):
+    """Answers to a batch of prompts.
+
+    Attributes:
+        experience: what everyone says of them.
+        answers: those of this process, decoded.
+        tokens: drawn, by all processes.
+    """
+
+    experience: Experience
+    answers: Answers
+    tokens: int
+
+
 def make_game(
     *,
     job: Run,
@@ -151,13 +165,14 @@ def improve(
         _evaluate(game, states, held_out, 0)
     for n, batch in enumerate(train.prefetched(first, job.total), start=first):
         examples, step_key = train.batch_examples(n), jax.random.fold_in(key, n)
-        experience, answers = _play(game, states, train.index, batch, examples, step_key)
+        experience, answers, tokens = _play(game, states, train.index, batch, examples, step_key)
+        known = rates(n)
         with job.journal.clock.phase("train"):
-            hyper = {**game.constants, **make_hyper(rates(n))}
+            hyper = {**game.constants, **make_hyper(known)}
             states, metrics = game.learn(states, game.frozen, experience, hyper)
             jax.block_until_ready(metrics)
-        job.journal.clock.tokens("train", _drawn_tokens(experience.samples) * config.options.epochs)
-        job.journal.add(n + 1, metrics, rates(n))
+        job.journal.clock.tokens("train", tokens * config.options.epochs)
+        job.journal.add(n + 1, metrics, known)
         if n == first:
             _warn_of_short_answers(experience.samples, config)
             _warn_of_nothing_learned(merged_values([metrics]))
@@ -170,9 +185,7 @@ def improve(
     return job.best(states)["policy"].params
 
 
-def _play(
-    game: Game, states: States, index: Index, batch: Any, examples: np.ndarray, key: jax.Array
-) -> tuple[Experience, Answers]:
+def _play(game: Game, states: States, index: Index, batch: Any, examples: np.ndarray, key: jax.Array) -> Played:
     """Answers to a batch of prompts, the rows `examples` of the index, and what everyone says of them."""
     config, mesh, clock = game.config, game.job.mesh, game.job.journal.clock
     trained = {name: state.params for name, state in states.items()}
@@ -186,14 +199,10 @@ def _play(
         scores = {**experience.scores, **answers.scores(game.functions, mesh)}
         jax.block_until_ready(experience)
     _refuse_nan(experience.scores)
+    tokens = int(jnp.sum(samples.mask))
     for phase in ("generate", "score"):
-        clock.tokens(phase, _drawn_tokens(samples))
-    return dataclasses.replace(experience, scores=scores), answers
-
-
-def _drawn_tokens(samples: Samples) -> int:
-    """Tokens that were drawn, by all processes."""
-    return int(jnp.sum(samples.mask))
+        clock.tokens(phase, tokens)
+    return Played(dataclasses.replace(experience, scores=scores), answers, tokens)
 
 
 def _refuse_nan(scores: Mapping[str, jax.Array]) -> None:
@@ -234,7 +243,7 @@ def _evaluate(game: Game, states: States, held_out: Loader | None, step: int) ->
     def measured() -> Iterator[Metrics]:
         for number, batch in enumerate(held_out.eval_batches()):
             examples = held_out.eval_examples(number)
-            experience, _ = _play(game, states, held_out.index, batch, examples, root)  # rows have numbers of their own
-            yield game.measure(experience, game.constants)
+            played = _play(game, states, held_out.index, batch, examples, root)  # rows have numbers of their own
+            yield game.measure(played.experience, game.constants)
 
     return job.report_evaluation(step, average(measured()))

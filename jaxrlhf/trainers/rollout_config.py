@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from typing import Literal
@@ -48,7 +49,7 @@ class UpdateOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutTrainConfig(TrainConfig):
+class RolloutTrainConfig(TrainConfig, abc.ABC):
     """What PPO and GRPO share. `batch_size` and `eval_batch_size` count prompts; the latter is the former unless given.
 
     Attributes:
@@ -74,9 +75,9 @@ class RolloutTrainConfig(TrainConfig):
         check(self, *not_negative(self, "samples_every"), self._judges_whole_parts())
 
     @property
+    @abc.abstractmethod
     def options(self) -> UpdateOptions:
         """The options of the method."""
-        raise NotImplementedError
 
     @property
     def eval_rows(self) -> int:
