@@ -16,7 +16,8 @@ from jaxrlhf.commands.config import EvaluateConfig
 from jaxrlhf.commands.sampled import Answered, Prompts, encode_prompts, log_report, sample_answers, score_answers
 from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DatasetConfig
-from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.index import Index
+from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.data.sources import comparison_kind
 from jaxrlhf.evaluation.intervals import Proportion, pair_accuracy, win_rate

@@ -15,8 +15,8 @@ from jaxrlhf.checkpoint.export import export_hf
 from jaxrlhf.checkpoint.manifest import read_manifest
 from jaxrlhf.checkpoint.state import Checkpoints
 from jaxrlhf.commands.config import ExportConfig
-from jaxrlhf.data.chat import with_template
 from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.encoder import with_template
 from jaxrlhf.models.folder import find_folder, read_config
 from jaxrlhf.trainers.start import resolve, stop_ids
 from jaxrlhf.types import Params

@@ -12,9 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrlhf.commands.config import SamplingConfig
-from jaxrlhf.data.chat import answer_texts
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.encoder import answer_texts
+from jaxrlhf.data.index import Index
+from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.data.sources import Source
 from jaxrlhf.generation.sampler import make_sampler

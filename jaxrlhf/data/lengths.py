@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxrlhf.data.chat import Encoded
 from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.encoder import Encoded
 
 Dropped = Literal["long_prompt", "long", "untrained", "identical"]
 """Why an example was dropped: its prompt fills max_length, a sequence exceeds it, nothing to imitate is left, or its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -38,6 +39,22 @@ def shown(value: object) -> str:
     """Returns `value` as it may stand in a message: escaped, and at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def missing(name: str, row: Mapping[str, Any], why: str) -> str:
+    """Says that a column is missing, which there are, and which may be meant."""
+    meant = [other for other in SYNONYMS.get(name, ()) if other in row]
+    near = difflib.get_close_matches(name, list(row), n=1) or meant
+    hint = f"; did you mean {near[0]!r}? Name it in data.columns" if near else ""
+    return f"field {name!r} is missing ({why}); the row has {', '.join(map(repr, row)) or 'no columns'}{hint}"
+
+
+SYNONYMS = {
+    "prompt": ("question", "instruction", "input", "query", "goal", "ctx"),
+    "completion": ("answer", "output", "response", "target"),
+}
+
+"""Columns that are often meant by a standard one."""
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrlhf.data.chat import answer_texts
+from jaxrlhf.data.encoder import answer_texts
 from jaxrlhf.data.index import Index
 from jaxrlhf.rewards.functions import RewardFn, call_rewards
 from jaxrlhf.sharding.place import local_rows, place_batch

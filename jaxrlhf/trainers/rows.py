@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DatasetConfig
-from jaxrlhf.data.index import build_index
+from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.data.sources import Source, comparison_kind
 from jaxrlhf.sharding.distributed import is_main

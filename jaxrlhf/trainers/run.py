@@ -22,7 +22,7 @@ from jaxrlhf.checkpoint.export import export_hf
 from jaxrlhf.checkpoint.fingerprint import fingerprint
 from jaxrlhf.checkpoint.state import Checkpoints
 from jaxrlhf.config import diff, dump, load, to_dict
-from jaxrlhf.data.chat import with_template
+from jaxrlhf.data.encoder import with_template
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh

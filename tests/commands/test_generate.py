@@ -7,7 +7,7 @@ from jaxrlhf.commands import generate
 from jaxrlhf.commands.config import GenerateConfig, SamplingConfig
 from jaxrlhf.commands.sampled import sample_batches
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.data.index import build_index
+from jaxrlhf.data.indexing import build_index
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from tests.commands.chains import chain_folder
 from tests.trainers.small import prompts

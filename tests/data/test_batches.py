@@ -16,7 +16,8 @@ from jaxrlhf.data.batches import (
     with_neighbours,
 )
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.index import Index
+from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.report import Report
 from tests.data.tokenizers import byte_level
 

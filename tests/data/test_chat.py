@@ -1,8 +1,8 @@
-import numpy as np
 import pytest
 
 from jaxrlhf.data import chat
 from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.encoder import encode, make_encoder, with_template
 from jaxrlhf.data.rowlog import RowError
 from jaxrlhf.data.templates import BUILT_IN
 from tests.data.tokenizers import CHATML, FORGETFUL, HEADERS, byte_level, prefixing
@@ -16,8 +16,8 @@ DIALOGUE = [
 
 
 def _encode(tokenizer, prompt, completion, **fields):
-    encoder = chat.make_encoder(tokenizer, DataConfig(**fields))
-    (encoded,) = chat.encode(encoder, [chat.split_answer(encoder, prompt, completion)])
+    encoder = make_encoder(tokenizer, DataConfig(**fields))
+    (encoded,) = encode(encoder, [chat.split_answer(encoder, prompt, completion)])
     return encoded
 
 
@@ -57,17 +57,10 @@ def test_no_end_token_is_added_when_it_is_not_wanted():
     assert _tokens(byte_level(), _encode(byte_level(), "he", "ll", add_eos=False)) == ["he", "ll"]
 
 
-def test_a_missing_end_token_is_an_error_when_it_is_wanted():
-    tokenizer = byte_level()
-    tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="no end-of-sequence token; set its eos_token, or data.add_eos=false"):
-        chat.make_encoder(tokenizer, DataConfig())
-
-
 @pytest.mark.parametrize("tokenizer", [byte_level(bos=True), byte_level(), prefixing()])
 def test_the_ids_of_a_sampled_prompt_begin_those_of_its_answer(tokenizer):
-    encoder = chat.make_encoder(tokenizer, DataConfig())
-    (prompt,) = chat.encode(encoder, [chat.split_prompt(encoder, "he")])
+    encoder = make_encoder(tokenizer, DataConfig())
+    (prompt,) = encode(encoder, [chat.split_prompt(encoder, "he")])
     answer = _encode(tokenizer, "he", "llo")  # joined, "hello" would be one token
     assert answer.ids[: len(prompt.ids)].tolist() == prompt.ids.tolist()
     assert answer.prompt == prompt.prompt == len(prompt.ids)
@@ -108,8 +101,8 @@ def test_turns_of_the_prompt_are_not_trained():
 
 def test_the_prompt_of_a_conversation_is_what_the_sampler_continues():
     tokenizer = byte_level(template=CHATML)
-    encoder = chat.make_encoder(tokenizer, DataConfig())
-    (prompt,) = chat.encode(encoder, [chat.split_prompt(encoder, DIALOGUE[:3])])
+    encoder = make_encoder(tokenizer, DataConfig())
+    (prompt,) = encode(encoder, [chat.split_prompt(encoder, DIALOGUE[:3])])
     answer = _encode(tokenizer, DIALOGUE[:3], DIALOGUE[3:])
     assert answer.ids[: answer.prompt].tolist() == prompt.ids.tolist()
     assert tokenizer.decode(prompt.ids).endswith("<|im_start|>assistant\n")
@@ -176,25 +169,14 @@ def test_prompts_are_trained_too_if_wanted():
 
 
 def test_a_missing_template_names_the_built_in_ones():
-    encoder = chat.make_encoder(byte_level(), DataConfig())
+    encoder = make_encoder(byte_level(), DataConfig())
     with pytest.raises(ValueError, match="row 1: .*no chat template; set data.chat_template to chatml, alpaca, hh"):
         chat.check_template(encoder, "row 1")
 
 
-def test_many_sequences_are_encoded_as_each_alone():
-    tokenizer = prefixing()
-    encoder = chat.make_encoder(tokenizer, DataConfig())
-    pieces = [chat.split_answer(encoder, "a" * i, "b" * (i + 1)) for i in range(4)]
-    together = chat.encode(encoder, pieces)
-    for i, encoded in enumerate(together):
-        (alone,) = chat.encode(encoder, [pieces[i]])
-        np.testing.assert_array_equal(encoded.ids, alone.ids)
-        np.testing.assert_array_equal(encoded.mask, alone.mask)
-
-
 def _cut(tokenizer, prompt, completion):
-    encoder = chat.make_encoder(tokenizer, DataConfig())
-    (encoded,) = chat.encode(encoder, [chat.split_answer(encoder, prompt, completion, terminated=False)])
+    encoder = make_encoder(tokenizer, DataConfig())
+    (encoded,) = encode(encoder, [chat.split_answer(encoder, prompt, completion, terminated=False)])
     return encoded
 
 
@@ -227,32 +209,15 @@ def test_a_template_that_writes_before_the_answer_cannot_leave_its_turn_open():
     assert error.value.code == "TEMPLATE_CONTENT"
 
 
-@pytest.mark.parametrize("tokenizer", [byte_level(bos=True), prefixing()])
-@pytest.mark.parametrize("answer", [" ab", "ab", " a b", "."])
-def test_the_text_of_an_answer_is_what_is_read_back(tokenizer, answer):
-    encoded = _encode(tokenizer, "once", answer)
-    ids = encoded.ids[None, encoded.prompt :]  # the last of them ends the answer
-    assert chat.answer_texts(tokenizer, ids, np.array([ids.size]), np.array([True])) == [answer]
-
-
-def test_the_text_of_no_tokens_is_empty():
-    assert chat.answer_texts(prefixing(), np.zeros((1, 2), np.int32), np.array([0]), np.array([False])) == [""]
-
-
 @pytest.mark.parametrize("choice", ["chatml", "alpaca", "hh", "mine.jinja"])
 @pytest.mark.parametrize("bos", [True, False])
 def test_a_tokenizer_with_its_template_encodes_as_the_choice_did(tmp_path, monkeypatch, bos, choice):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jinja").write_text(HEADERS if bos else CHATML)
     tokenizer, config = byte_level(bos=bos, template=FORGETFUL), DataConfig(chat_template=choice)
-    exported = chat.with_template(tokenizer, config)
+    exported = with_template(tokenizer, config)
     assert tokenizer.chat_template == FORGETFUL
-    assert chat.make_encoder(exported, DataConfig()).template == chat.make_encoder(tokenizer, config).template
+    assert make_encoder(exported, DataConfig()).template == make_encoder(tokenizer, config).template
     chosen, travelled = _encode(tokenizer, [], DIALOGUE, chat_template=choice), _encode(exported, [], DIALOGUE)
     assert chosen.ids.tolist() == travelled.ids.tolist()
     assert _tokens(tokenizer, travelled).count("<s>") == bos
-
-
-def test_a_tokenizer_without_a_choice_stays_as_it_is():
-    tokenizer = byte_level(template=CHATML)
-    assert chat.with_template(tokenizer, DataConfig()) is tokenizer

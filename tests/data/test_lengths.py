@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxrlhf.data.chat import Encoded
 from jaxrlhf.data.config import DataConfig
+from jaxrlhf.data.encoder import Encoded
 from jaxrlhf.data.lengths import fit, pack
 
 BOS = 1

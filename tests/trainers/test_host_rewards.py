@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.data.index import build_index
+from jaxrlhf.data.indexing import build_index
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.place import local_rows

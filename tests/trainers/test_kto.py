@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxrlhf.data.config import DataConfig, DatasetConfig
-from jaxrlhf.data.index import Index, build_index
+from jaxrlhf.data.index import Index
+from jaxrlhf.data.indexing import build_index
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.trainers import kto
 from jaxrlhf.trainers.config import KTOConfig, OptimConfig

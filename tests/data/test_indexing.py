@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf.data.config import DataConfig, DatasetConfig
-from jaxrlhf.data.index import build_index
+from jaxrlhf.data.indexing import build_index
 from tests.data.tokenizers import CHATML, byte_level
 
 EOS = byte_level().eos_token_id
