@@ -118,7 +118,6 @@ def _example(kind: Kind, row: Row) -> str:
 
 _PLAIN = ("text", "prompt", "completion")
 
-
 SHAPES: dict[Format, Shape] = {
     "text": Shape(("sft",), "text", has("text"), same),
     "messages": Shape(("sft", "unpaired", "prompt"), "messages", has("messages"), same, hides=_PLAIN),

@@ -12,12 +12,14 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxrlhf.kernels import blocks, linear_logprobs
+from jaxrlhf.kernels import linear_logprobs
 from jaxrlhf.types import Head
 
 ROWS, WIDTH, REF_WIDTH = 7, 16, 6
 
 implementations = pytest.mark.parametrize("implementation", ["reference", "chunked"])
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 class Case(NamedTuple):
@@ -67,12 +69,6 @@ class Oracle(NamedTuple):
     d_hidden: np.ndarray
     d_weight: np.ndarray
     d_bias: np.ndarray
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "MIN_BLOCK", 384)
-    monkeypatch.setattr(blocks, "MAX_BLOCK", 384)
 
 
 def make_problem(case: Case, dtype=jnp.float32) -> Problem:
