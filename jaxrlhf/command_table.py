@@ -12,7 +12,8 @@ from typing import Any
 from jaxrlhf.commands.config import EvaluateConfig, ExportConfig, GenerateConfig
 from jaxrlhf.demo.config import DemoConfig
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig
-from jaxrlhf.trainers.rollout_config import GRPOConfig, PPOConfig
+from jaxrlhf.trainers.grpo_config import GRPOConfig
+from jaxrlhf.trainers.ppo_config import PPOConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

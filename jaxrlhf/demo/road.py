@@ -22,7 +22,8 @@ from jaxrlhf.optim import decays
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.trainers import dpo, ppo, reward, sft
 from jaxrlhf.trainers.config import DPOConfig, OptimConfig, RewardConfig, SFTConfig
-from jaxrlhf.trainers.rollout_config import PPOConfig, PPOOptions, RolloutConfig
+from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions
+from jaxrlhf.trainers.rollout_config import RolloutConfig
 from jaxrlhf.trainers.run import Trained
 from jaxrlhf.trainers.start import Start
 

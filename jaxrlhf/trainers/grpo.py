@@ -8,9 +8,9 @@ from jaxrlhf.models.decoder import make_model
 from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.steps.experience import Experience
 from jaxrlhf.steps.grpo import make_learn, make_rollout
+from jaxrlhf.trainers.grpo_config import GRPOConfig
 from jaxrlhf.trainers.judges import check_judges, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
-from jaxrlhf.trainers.rollout_config import GRPOConfig
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Trained, open_run
 from jaxrlhf.trainers.start import Start, take_reference, take_start

@@ -10,7 +10,7 @@ from jaxrlhf.steps.experience import Experience
 from jaxrlhf.steps.ppo import make_learn, make_rollout
 from jaxrlhf.trainers.judges import Judges, check_judges, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
-from jaxrlhf.trainers.rollout_config import PPOConfig
+from jaxrlhf.trainers.ppo_config import PPOConfig
 from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Run, Trained, open_run
 from jaxrlhf.trainers.start import Start, check_same_tokens, load_start, take_reference, take_start

@@ -18,7 +18,7 @@ from jaxrlhf.steps import grpo as steps
 from jaxrlhf.steps.experience import Experience, make_judge
 from jaxrlhf.steps.grpo import REDUCTIONS, make_learn, make_rollout, policy_loss, rollout_totals
 from jaxrlhf.steps.update import init_state, make_update
-from jaxrlhf.trainers import rollout_config
+from jaxrlhf.trainers import grpo_config
 from jaxrlhf.types import Rollout, Samples
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
 from tests.players import POLICY, player_params, random_prompts
@@ -195,7 +195,7 @@ def test_answers_that_scored_well_become_likelier():
 
 
 def test_configs_name_what_there_is():
-    assert set(get_args(rollout_config.Reduction)) == set(get_args(steps.Reduction)) == set(REDUCTIONS)
-    assert get_args(rollout_config.KLTerm) == get_args(steps.KLTerm)
-    assert set(get_args(rollout_config.Baseline)) == set(get_args(grpo.Baseline)) == set(grpo._BASELINES)
-    assert set(get_args(rollout_config.Scale)) == set(get_args(grpo.Scale)) == {"none", *grpo._DEVIATIONS}
+    assert set(get_args(grpo_config.Reduction)) == set(get_args(steps.Reduction)) == set(REDUCTIONS)
+    assert get_args(grpo_config.KLTerm) == get_args(steps.KLTerm)
+    assert set(get_args(grpo_config.Baseline)) == set(get_args(grpo.Baseline)) == set(grpo._BASELINES)
+    assert set(get_args(grpo_config.Scale)) == set(get_args(grpo.Scale)) == {"none", *grpo._DEVIATIONS}

@@ -18,7 +18,9 @@ from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.decoder import init_params
 from jaxrlhf.trainers import dpo, grpo, kto, ppo, reward, sft
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, SFTConfig
-from jaxrlhf.trainers.rollout_config import GRPOConfig, GRPOOptions, PPOConfig, PPOOptions, RolloutConfig
+from jaxrlhf.trainers.grpo_config import GRPOConfig, GRPOOptions
+from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions
+from jaxrlhf.trainers.rollout_config import RolloutConfig
 from jaxrlhf.trainers.run import Run, Trained
 from jaxrlhf.trainers.start import Start
 

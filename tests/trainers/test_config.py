@@ -5,7 +5,9 @@ import pytest
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.optim import SCHEDULES
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, Schedule, SFTConfig
-from jaxrlhf.trainers.rollout_config import GRPOConfig, GRPOOptions, PPOConfig, PPOOptions, RolloutConfig
+from jaxrlhf.trainers.grpo_config import GRPOConfig, GRPOOptions
+from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions
+from jaxrlhf.trainers.rollout_config import RolloutConfig
 
 
 def sft(**fields: Any) -> SFTConfig:

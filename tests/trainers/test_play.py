@@ -6,7 +6,8 @@ import pytest
 
 from jaxrlhf.trainers import grpo, ppo
 from jaxrlhf.trainers.config import OptimConfig
-from jaxrlhf.trainers.rollout_config import GRPOOptions, RolloutConfig
+from jaxrlhf.trainers.grpo_config import GRPOOptions
+from jaxrlhf.trainers.rollout_config import RolloutConfig
 from jaxrlhf.trainers.start import scalar_start
 from tests.trainers.small import (
     always_one,
