@@ -21,7 +21,7 @@ from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.decoder import make_model, param_shapes
 from jaxrlhf.optim import adamw_direction
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
-from jaxrlhf.steps.ppo import policy_loss, rollout_totals
+from jaxrlhf.steps.ppo import PolicyBatch, policy_loss, policy_totals
 from jaxrlhf.steps.sft import sft_loss, sft_totals
 from jaxrlhf.steps.update import init_state, make_update
 from jaxrlhf.types import PairBatch, Rollout, TokenBatch
@@ -101,8 +101,8 @@ def _ppo(config: ModelConfig) -> tuple[Any, ...]:
         advantages=values,
         returns=values,
     )
-    step = make_update(policy_loss(make_model(config)), rollout_totals, _optimizer())
-    return step, None, rollout, ("temperature", "clip_eps")
+    step = make_update(policy_loss(make_model(config)), policy_totals, _optimizer())
+    return step, None, PolicyBatch(rollout), ("temperature", "clip_eps", "entropy_coef")
 
 
 _STEPS: dict[str, Callable[[ModelConfig], tuple[Any, ...]]] = {"sft": _sft, "dpo": _dpo, "ppo": _ppo}

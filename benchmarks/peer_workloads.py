@@ -8,6 +8,7 @@ step builds a fresh batch, runs the program that the trainer of its method runs,
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -32,10 +33,11 @@ from jaxrlhf.models.load import load_policy, load_scalar  # noqa: E402
 from jaxrlhf.ops.stats import values_of  # noqa: E402
 from jaxrlhf.optim import adamw_direction  # noqa: E402
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss  # noqa: E402
-from jaxrlhf.steps.experience import make_judge  # noqa: E402
+from jaxrlhf.steps.experience import States, make_judge  # noqa: E402
 from jaxrlhf.steps.ppo import make_learn  # noqa: E402
 from jaxrlhf.steps.reward import pairwise_loss, pairwise_totals  # noqa: E402
 from jaxrlhf.steps.sft import sft_loss, sft_totals  # noqa: E402
+from jaxrlhf.steps.shaping import FIXED  # noqa: E402
 from jaxrlhf.steps.update import init_state, make_update  # noqa: E402
 from jaxrlhf.types import PairBatch, PromptBatch, TokenBatch  # noqa: E402
 
@@ -120,8 +122,10 @@ def ppo(work: Workload) -> Step:
         donate_argnums=0,
     )
     frozen = {"reference": jax.tree.map(jnp.copy, policy.params), "scorer": scorer_params}
-    states = {"policy": init_state(policy.params, OPTIMIZER), "critic": init_state(critic.params, OPTIMIZER)}
+    models = {"policy": init_state(policy.params, OPTIMIZER), "critic": init_state(critic.params, OPTIMIZER)}
+    states = States(models, FIXED)
     numbers = {"temperature": 1.0, "clip_eps": 0.2, "value_clip_eps": 0.2, "gamma": 1.0, "lam": 0.95, "kl_coef": 0.05}
+    numbers |= {"score_clip": math.inf, "entropy_coef": 0.0}
     hyper = HYPER | {name: jnp.float32(value) for name, value in numbers.items()}
     hyper |= {"missing_eos_penalty": jnp.float32(0.0), "critic_learning_rate": hyper["learning_rate"]}
     prompts = _prompts(work["B"], work["P"])
@@ -129,8 +133,9 @@ def ppo(work: Workload) -> Step:
 
     def step() -> None:
         nonlocal states
-        samples = sample(states["policy"].params, prompts, jax.random.key(next(count)))
-        experience = judge({name: state.params for name, state in states.items()}, frozen, prompts, samples, hyper)
+        trained = {name: state.params for name, state in states.models.items()}
+        samples = sample(trained["policy"], prompts, jax.random.key(next(count)))
+        experience = judge(trained, frozen, prompts, samples, hyper)
         states, metrics = learn(states, frozen, experience, hyper)
         jax.device_get(values_of(metrics))
 

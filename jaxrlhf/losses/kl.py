@@ -86,6 +86,48 @@ def kl_shaped_rewards(scores: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_c
     return penalty + jnp.where(last_token(mask), scores[:, None], 0.0)
 
 
+def own_token_credit(
+    logprobs: jax.Array, ref_logprobs: jax.Array, kl: jax.Array, mask: jax.Array, *, kl_coef: jax.Array | float
+) -> jax.Array:
+    """What the advantage of a token lacks where the reward before it carries the exact KL: -kl_coef (k1 - KL).
+
+    The KL of a whole distribution is the same whichever token is drawn from it, so as a reward it teaches earlier
+    tokens only. The estimate k1 tells the tokens apart, and its distance from the KL has mean 0: added to the advantage
+    of its own token it gives the gradient of the KL there, while the KL after it enters without the estimate's noise.
+
+    Args:
+        logprobs: [B, T] float array, log-probability of each response token under the policy that sampled it.
+        ref_logprobs: [B, T] float array, the same under the reference.
+        kl: [B, T] float array, KL(policy || reference) of the distribution that the token was drawn from.
+        mask: [B, T] bool array, True at response tokens.
+        kl_coef: price of a nat, not negative.
+
+    Returns:
+        [B, T] float32 array, 0 outside the mask.
+    """
+    chex.assert_rank([logprobs, ref_logprobs, kl, mask], 2)
+    chex.assert_equal_shape([logprobs, ref_logprobs, kl, mask])
+    return jnp.where(mask, -kl_coef * (kl_estimate(logprobs, ref_logprobs, "k1") - kl), 0.0)
+
+
+def adapted_kl_coef(
+    kl_coef: jax.Array, kl: jax.Array, *, target: jax.Array | float, horizon: jax.Array | float, answers: jax.Array
+) -> jax.Array:
+    """The next price of a nat, which rises while the KL is above its target and falls below it.
+
+    kl_coef * (1 + clip(kl / target - 1, -0.2, 0.2) * answers / horizon) (Ziegler et al. 2019, section 2.2).
+
+    Args:
+        kl_coef: scalar, the price so far, positive.
+        kl: scalar, mean KL of an answer at this price, nats; NaN, where there was no answer, changes nothing.
+        target: the KL wanted, nats, positive.
+        horizon: answers in which an error of 20 % or more changes the price by a fifth of itself, positive.
+        answers: scalar, number of answers that `kl` is the mean of.
+    """
+    error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+    return jnp.where(jnp.isnan(kl), kl_coef, kl_coef * (1.0 + error * answers / horizon))
+
+
 def last_token(mask: jax.Array) -> jax.Array:
     """[B, T] bool: True at the last True of each row of `mask` [B, T], nowhere in rows that have none."""
     columns = jnp.arange(mask.shape[1])[None, :]

@@ -55,8 +55,8 @@ def whiten(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
         mask: bool array of the same shape.
         eps: added to the variance.
     """
-    scaled, _ = _scale_around_mean(values, mask, eps)
-    return jnp.where(mask, scaled, 0.0)
+    centred, scale, _ = _centred(values, mask, eps)
+    return jnp.where(mask, centred * scale, 0.0)
 
 
 def whiten_keep_mean(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
@@ -65,17 +65,23 @@ def whiten_keep_mean(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> j
     This is what PPO implementations do to rewards, where a shift would change the task (a longer answer would collect
     it more often). Arguments as for `whiten`.
     """
-    scaled, mean = _scale_around_mean(values, mask, eps)
-    return jnp.where(mask, scaled + mean, 0.0)
+    centred, scale, mean = _centred(values, mask, eps)
+    return jnp.where(mask, centred * scale + mean, 0.0)
 
 
-def _scale_around_mean(values: jax.Array, mask: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
+def whitening_scale(values: jax.Array, mask: jax.Array, eps: float = 1e-8) -> jax.Array:
+    """The factor by which `whiten` and `whiten_keep_mean` scale; arguments as for `whiten`."""
+    return _centred(values, mask, eps)[1]
+
+
+def _centred(values: jax.Array, mask: jax.Array, eps: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The values less their mean, the factor that gives them variance 1, and their mean."""
     # Selected before the square: at NaN its gradient is NaN even for a cotangent of 0, and the mean spreads it.
     values = jnp.where(mask, values.astype(jnp.float32), 0.0)
     count = masked_count(mask)
     mean = masked_sum(values, mask) / count
     variance = masked_sum(jnp.square(values - mean), mask) / jnp.maximum(count - 1.0, 1.0)
-    return (values - mean) * jax.lax.rsqrt(variance + eps), mean
+    return values - mean, jax.lax.rsqrt(variance + eps), mean
 
 
 def positions_of(segment_ids: jax.Array) -> jax.Array:

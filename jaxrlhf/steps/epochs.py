@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxrlhf.ops.stats import reduce_stacked
-from jaxrlhf.types import Metrics, Rollout
+from jaxrlhf.types import Metrics, Rollout, TokenBatch
 
 S = TypeVar("S")
+R = TypeVar("R", Rollout, TokenBatch)
 
 
 def visit_rows(
-    update: Callable[[S, Rollout], tuple[S, Metrics]],
+    update: Callable[[S, R, Any], tuple[S, Metrics]],
     states: S,
-    rollout: Rollout,
+    rollout: R,
     key: jax.Array,
     *,
     epochs: int,
     mini_batches: int,
+    beside: Any = None,
 ) -> tuple[S, Metrics]:
     """Updates on all rows, `epochs` times, in `mini_batches` parts; a scan, hence one program however many there are.
 
@@ -29,21 +31,24 @@ def visit_rows(
     drawn from the key.
 
     Args:
-        update: `(states, part) -> (states, metrics)`.
+        update: `(states, part, own) -> (states, metrics)`.
         states: what updates change.
         rollout: [B, ...] arrays.
         key: consumed.
         epochs: passes over the rollout.
         mini_batches: updates in an epoch; divides B.
+        beside: pytree of [epochs * mini_batches, ...] arrays; each update is given its own entry of them.
 
     Returns:
         The states after the last update, and the metrics of all updates merged.
     """
 
-    def one(states: S, rows: jax.Array) -> tuple[S, Metrics]:
-        return update(states, jax.tree.map(lambda leaf: leaf[rows], rollout))
+    def one(states: S, taken: tuple[jax.Array, Any]) -> tuple[S, Metrics]:
+        rows, own = taken
+        return update(states, jax.tree.map(lambda leaf: leaf[rows], rollout), own)
 
-    states, metrics = jax.lax.scan(one, states, row_order(key, rollout.mask.shape[0], epochs, mini_batches))
+    order = row_order(key, rollout.mask.shape[0], epochs, mini_batches)
+    states, metrics = jax.lax.scan(one, states, (order, beside))
     return states, reduce_stacked(metrics)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.losses import kl_estimate
+from jaxrlhf.losses import group_std, kl_estimate
 from jaxrlhf.losses.kl import last_token
 from jaxrlhf.ops.masked import masked_sum, positions_of
 from jaxrlhf.ops.stats import Mean, Sum, max_of, mean_of, min_of
@@ -30,6 +30,8 @@ class Experience:
         ref_logprobs: [B, R], under the reference, or None without one.
         values: [B, R], by the critic, or None without one.
         scores: name of a reward -> [B] float32, NaN where it has no opinion.
+        kl: [B, R], KL(policy || reference) over the whole vocabulary before each token, or None if nobody asked.
+        pretraining: other rows to learn from in the same updates, or None; see `steps.ppo.make_learn`.
     """
 
     batch: TokenBatch
@@ -38,10 +40,21 @@ class Experience:
     ref_logprobs: jax.Array | None
     values: jax.Array | None
     scores: Mapping[str, jax.Array]
+    kl: jax.Array | None = None
+    pretraining: TokenBatch | None = None
 
 
-States = dict[str, TrainState]
-"""The models that are trained: "policy", and with PPO "critic"."""
+class States(NamedTuple):
+    """What learning changes, and donates.
+
+    Attributes:
+        models: the models that are trained: "policy", and with PPO "critic".
+        running: pytree of what a method carries from one rollout to the next, or None.
+    """
+
+    models: dict[str, TrainState]
+    running: Any = None
+
 
 LearnFn = Callable[[States, Mapping[str, Params], Experience, Hyper], tuple[States, Metrics]]
 """`learn(states, frozen, experience, hyper) -> (states, metrics)`: all updates on one rollout."""
@@ -50,7 +63,13 @@ JudgeFn = Callable[[Mapping[str, Params], Mapping[str, Params], PromptBatch, Sam
 
 
 def make_judge(
-    policy: Model, critic: Model | None, scorer: Model | None, *, rows_at_once: int, answers: int
+    policy: Model,
+    critic: Model | None,
+    scorer: Model | None,
+    *,
+    rows_at_once: int,
+    answers: int,
+    exact_kl: bool = False,
 ) -> JudgeFn:
     """Builds `judge(trained, frozen, prompts, samples, hyper) -> Experience`.
 
@@ -65,6 +84,7 @@ def make_judge(
         scorer: a reward model that reads the policy's tokens, or None.
         rows_at_once: rows of a micro-batch of the update; a batch of more rows is a multiple of it.
         answers: answers to each prompt.
+        exact_kl: whether the KL to the reference is summed over the vocabulary, besides being estimated.
     """
 
     def judge(
@@ -80,11 +100,18 @@ def make_judge(
         def logprobs(params: Params, batch: TokenBatch) -> jax.Array | None:
             return token_logprobs(policy, params, batch, temperature=hyper["temperature"])[0].logp
 
+        def kl(batch: TokenBatch) -> jax.Array | None:
+            params, reference, heat = trained["policy"], frozen["reference"], hyper["temperature"]
+            return token_logprobs(policy, params, batch, want=["kl"], temperature=heat, ref_params=reference)[0].kl
+
         def one(part: tuple[TokenBatch, TokenBatch]) -> dict[str, Any]:
             batch, whole = part
             return {
+                # Apart from the KL, which would be one program with it: the ratio of the first update is exactly 1
+                # because this is the program of the update.
                 "logprobs": logprobs(trained["policy"], batch),
                 "ref_logprobs": logprobs(frozen["reference"], batch) if "reference" in frozen else None,
+                "kl": kl(batch) if exact_kl else None,
                 "values": None if critic is None else token_values(critic, trained["critic"], batch),
                 "scores": {} if scorer is None else {"reward_model": sequence_scores(scorer, frozen["scorer"], whole)},
             }
@@ -147,6 +174,33 @@ def total_scores(experience: Experience, weights: Mapping[str, float] | None = N
     return masked_sum(parts, known, axis=0), jnp.any(known, axis=0) & has_prompt(experience)
 
 
+def token_kl(experience: Experience) -> jax.Array:
+    """[B, R] KL to the reference of each token: exact where that was computed, else the estimate k1."""
+    if experience.kl is not None:
+        return experience.kl
+    assert experience.ref_logprobs is not None
+    return kl_estimate(experience.logprobs, experience.ref_logprobs, "k1")
+
+
+def group_metrics(groups: jax.Array, valid: jax.Array) -> Metrics:
+    """Metrics of the scores of several answers to each prompt.
+
+    Args:
+        groups: [P, K] float32, total scores.
+        valid: [P, K] bool, which answers have one.
+
+    Returns:
+        `reward`, `reward_std` (of a group, on average), `frac_reward_zero_std` (the share of groups that teach nothing
+        because all rewards are equal).
+    """
+    deviations, scored = group_std(groups, valid), jnp.any(valid, axis=1)
+    return {
+        "reward": mean_of(groups, valid),
+        "reward_std": mean_of(deviations, scored),
+        "frac_reward_zero_std": mean_of(deviations == 0.0, scored),
+    }
+
+
 def sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
     """Metrics of the answers themselves, and of each reward.
 
@@ -163,8 +217,7 @@ def sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
     difference = jnp.abs(samples.sampling_logprobs - experience.logprobs)
     kl = {}
     if experience.ref_logprobs is not None:
-        per_token = kl_estimate(experience.logprobs, experience.ref_logprobs, "k1")
-        kl["objective/kl"] = mean_of(masked_sum(per_token, samples.mask, axis=1), real)
+        kl["objective/kl"] = mean_of(masked_sum(token_kl(experience), samples.mask, axis=1), real)
     return {
         **kl,
         **{f"rewards/{name}/mean": mean_of(own, real & jnp.isfinite(own)) for name, own in experience.scores.items()},

@@ -12,7 +12,6 @@ import optax
 from jaxrlhf.losses import (
     fixed_length_mean,
     group_advantages,
-    group_std,
     grpo_loss,
     kl_estimate,
     masked_mean,
@@ -22,10 +21,10 @@ from jaxrlhf.losses import (
 from jaxrlhf.losses.grpo import Baseline, Scale
 from jaxrlhf.ops.stats import mean_of
 from jaxrlhf.steps.epochs import visit_rows
-from jaxrlhf.steps.experience import Experience, LearnFn, States, sample_metrics, total_scores
+from jaxrlhf.steps.experience import Experience, LearnFn, States, group_metrics, sample_metrics, total_scores
 from jaxrlhf.steps.scoring import token_logprobs
 from jaxrlhf.steps.update import LossFn, make_update
-from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout
+from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout, TrainState
 
 Reduction = Literal["grpo", "dapo", "dr_grpo", "bnpo"]
 KLTerm = Literal["unbiased", "k1", "k2", "k3", "exact"]
@@ -117,8 +116,7 @@ def make_rollout(
         weights: of the rewards; see `experience.total_scores`.
 
     Returns:
-        The `Rollout`, and metrics `reward`, `reward_std` (of a group, on average), `frac_reward_zero_std` (the share of
-        groups that teach nothing because all rewards are equal), and those of `experience.sample_metrics`.
+        The `Rollout`, and the metrics of `experience.group_metrics` and `experience.sample_metrics`.
     """
     scores, there = total_scores(experience, weights)
     groups, valid = scores.reshape(-1, answers), there.reshape(-1, answers)
@@ -130,13 +128,7 @@ def make_rollout(
         ref_logprobs=experience.ref_logprobs,
         advantages=advantages,
     )
-    deviations, scored = group_std(groups, valid), jnp.any(valid, axis=1)
-    return rollout, {
-        "reward": mean_of(scores, there),
-        "reward_std": mean_of(deviations, scored),
-        "frac_reward_zero_std": mean_of(deviations == 0.0, scored),
-        **sample_metrics(experience, there),
-    }
+    return rollout, {**group_metrics(groups, valid), **sample_metrics(experience, there)}
 
 
 def make_learn(
@@ -177,14 +169,16 @@ def make_learn(
         states: States, frozen: Mapping[str, Params], experience: Experience, hyper: Hyper
     ) -> tuple[States, Metrics]:
         rollout, metrics = make_rollout(experience, answers=answers, baseline=baseline, scale=scale, weights=weights)
-        key = jax.random.fold_in(jax.random.key(seed), states["policy"].step)
+        key = jax.random.fold_in(jax.random.key(seed), states.models["policy"].step)
 
-        def one(states: States, part: Rollout) -> tuple[States, Metrics]:
-            state, metrics = update(states["policy"], frozen, part, hyper)
-            return {"policy": state}, metrics
+        def one(state: TrainState, part: Rollout, beside: None) -> tuple[TrainState, Metrics]:
+            del beside
+            return update(state, frozen, part, hyper)
 
-        states, train_metrics = visit_rows(one, states, rollout, key, epochs=epochs, mini_batches=mini_batches)
-        return states, {**metrics, **train_metrics}
+        state, train_metrics = visit_rows(
+            one, states.models["policy"], rollout, key, epochs=epochs, mini_batches=mini_batches
+        )
+        return States({"policy": state}), {**metrics, **train_metrics}
 
     return learn
 

@@ -1,53 +1,91 @@
-"""PPO: from what everyone says of answers to a `Rollout`, and the losses of policy and critic on it, as one program."""
+"""PPO: the losses of policy and critic on a `Rollout`, and all updates on it as one program."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrlhf.losses import (
-    gae,
-    kl_estimate,
-    kl_shaped_rewards,
-    ppo_policy_loss,
-    ppo_value_loss,
-    whiten,
-    whiten_keep_mean,
-)
-from jaxrlhf.ops.masked import masked_sum
-from jaxrlhf.ops.stats import mean_of
+from jaxrlhf.losses import lm_loss, ppo_policy_loss, ppo_value_loss
+from jaxrlhf.ops.masked import masked_mean
+from jaxrlhf.ops.stats import Mean, mean_of
 from jaxrlhf.steps.epochs import visit_rows
-from jaxrlhf.steps.experience import Experience, LearnFn, States, has_prompt, sample_metrics, total_scores
+from jaxrlhf.steps.experience import Experience, LearnFn, States
 from jaxrlhf.steps.scoring import token_logprobs, token_values
-from jaxrlhf.steps.update import LossFn, make_update
-from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout
+from jaxrlhf.steps.sft import sft_totals
+from jaxrlhf.steps.shaping import Normalize, adapt, make_rollout, observe
+from jaxrlhf.steps.update import LossFn, make_update, split_rows, update_if
+from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout, TokenBatch, TrainState
+
+
+class PolicyBatch(NamedTuple):
+    """What the policy learns from in one update.
+
+    Attributes:
+        rollout: a part of the rollout.
+        pretraining: other rows, or None.
+    """
+
+    rollout: Rollout
+    pretraining: TokenBatch | None = None
+
+
+class PolicyTotals(NamedTuple):
+    """Tokens of an update that are trained: of the rollout, and of the other rows if there are any."""
+
+    rollout: jax.Array
+    pretraining: jax.Array | None
 
 
 def policy_loss(model: Model) -> LossFn:
-    """The `loss_fn` of the policy; nothing frozen; reads `temperature` and `clip_eps` of `hyper`."""
+    """The `loss_fn` of the policy, on a `PolicyBatch`; nothing frozen.
+
+    It adds up PPO's loss, the entropy bonus of Schulman et al. 2017, eq. 9 (`entropy_coef` of `hyper`), and, if there
+    are other rows, their LM loss (`ptx_coef`; PPO-ptx of Ouyang et al. 2022, eq. 2), each a token mean of its own. It
+    reads `temperature` and `clip_eps` too.
+    """
 
     def loss_fn(
-        params: Params, frozen: Any, batch: Rollout, totals: jax.Array, hyper: Hyper, key: jax.Array
+        params: Params, frozen: Any, batch: PolicyBatch, totals: PolicyTotals, hyper: Hyper, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         del frozen
+        rollout = batch.rollout
         out, _ = token_logprobs(
-            model, params, batch.batch, want=("logp", "entropy"), temperature=hyper["temperature"], key=key
+            model, params, rollout.batch, want=("logp", "entropy"), temperature=hyper["temperature"], key=key
         )
         assert out.logp is not None and out.entropy is not None
         loss, metrics = ppo_policy_loss(
-            out.logp, batch.logprobs, batch.advantages, batch.mask, clip_eps=hyper["clip_eps"], denom=totals
+            out.logp,
+            rollout.logprobs,
+            rollout.advantages,
+            rollout.mask,
+            clip_eps=hyper["clip_eps"],
+            denom=totals.rollout,
         )
-        return loss, {**metrics, "policy/entropy_avg": mean_of(out.entropy, batch.mask)}
+        metrics |= {"policy/entropy_avg": mean_of(out.entropy, rollout.mask)}
+        loss -= hyper["entropy_coef"] * masked_mean(out.entropy, rollout.mask, totals.rollout)
+        if batch.pretraining is not None:
+            lm, mask = token_logprobs(model, params, batch.pretraining, key=jax.random.fold_in(key, 1))
+            assert lm.logp is not None
+            ptx, ptx_metrics = lm_loss(lm.logp, mask, denom=totals.pretraining)
+            loss += hyper["ptx_coef"] * ptx
+            metrics |= {"loss/ptx_avg": ptx_metrics["loss"]}
+        return loss, metrics
 
     return loss_fn
 
 
+def policy_totals(batch: PolicyBatch) -> PolicyTotals:
+    """The counts that the averages of the policy's loss divide by."""
+    others = batch.pretraining
+    return PolicyTotals(rollout_totals(batch.rollout), None if others is None else sft_totals(others))
+
+
 def value_loss(model: Model) -> LossFn:
-    """The `loss_fn` of the critic; nothing frozen; reads `value_clip_eps` of `hyper`."""
+    """The `loss_fn` of the critic, on a `Rollout`; nothing frozen; reads `value_clip_eps` of `hyper`."""
 
     def loss_fn(
         params: Params, frozen: Any, batch: Rollout, totals: jax.Array, hyper: Hyper, key: jax.Array
@@ -67,52 +105,12 @@ def rollout_totals(rollout: Rollout) -> jax.Array:
     return jnp.sum(rollout.mask, dtype=jnp.float32)
 
 
-def make_rollout(
-    experience: Experience, hyper: Hyper, *, whiten_rewards: bool, weights: Mapping[str, float] | None = None
-) -> tuple[Rollout, Metrics]:
-    """Shapes rewards and estimates advantages over the whole batch.
+class _Learners(NamedTuple):
+    """What updates change: both models, and whether the policy rests for what is left of the rollout."""
 
-    An answer that no reward has an opinion on, and a row without a prompt (padding), teach nothing.
-
-    Args:
-        experience: what `make_judge` made.
-        hyper: reads `kl_coef`, `gamma`, `lam`, and `missing_eos_penalty`, which is subtracted from the score of an
-            answer that was cut off.
-        whiten_rewards: whether the shaped rewards are scaled to variance 1 before GAE.
-        weights: of the rewards; see `experience.total_scores`.
-
-    Returns:
-        The `Rollout`, and metrics `objective/*`, `rewards/*`, `completions/*`, `val/num_eos_tokens`, `num_tokens`.
-    """
-    samples = experience.samples
-    assert experience.ref_logprobs is not None and experience.values is not None
-    scores, there = total_scores(experience, weights)
-    mask = samples.mask & there[:, None]
-    shaped_scores = jnp.where(there, scores - jnp.where(samples.terminated, 0.0, hyper["missing_eos_penalty"]), 0.0)
-    kl = kl_estimate(experience.logprobs, experience.ref_logprobs, "k1")
-    rewards = kl_shaped_rewards(shaped_scores, kl, mask, kl_coef=hyper["kl_coef"])
-    if whiten_rewards:
-        rewards = whiten_keep_mean(rewards, mask)
-    advantages, returns = gae(rewards, experience.values, mask, gamma=hyper["gamma"], lam=hyper["lam"])
-    rollout = Rollout(
-        batch=experience.batch,
-        mask=mask,
-        logprobs=experience.logprobs,
-        ref_logprobs=experience.ref_logprobs,
-        values=experience.values,
-        advantages=whiten(advantages, mask),
-        returns=returns,
-    )
-    real = has_prompt(experience)
-    sequence_kl = masked_sum(kl, samples.mask, axis=1)
-    non_score = -hyper["kl_coef"] * sequence_kl
-    return rollout, {
-        "objective/entropy": mean_of(masked_sum(-experience.logprobs, samples.mask, axis=1), real),
-        "objective/non_score_reward": mean_of(non_score, there),
-        "objective/rlhf_reward": mean_of(shaped_scores + non_score, there),
-        "objective/scores": mean_of(scores, there),
-        **sample_metrics(experience, there),
-    }
+    policy: TrainState
+    critic: TrainState
+    rests: jax.Array
 
 
 def make_learn(
@@ -125,39 +123,71 @@ def make_learn(
     mini_batches: int,
     micro_batches: int,
     seed: int,
+    normalize: Normalize = "none",
+    may_rest: bool = False,
     weights: Mapping[str, float] | None = None,
 ) -> LearnFn:
     """Builds the `experience.LearnFn` of PPO: one rollout, all its updates, one program.
 
-    Every epoch visits all rows in `mini_batches` updates of both models; see `visit_rows`.
+    Every epoch visits all rows in `mini_batches` updates of both models; see `visit_rows`. If the experience has
+    `pretraining` rows, each update of the policy takes as many of them, and none is taken twice.
+
+    `hyper` has what `make_rollout`, `policy_loss`, `value_loss` and, if the price of a nat adapts, `shaping.adapt`
+    read, and the rates `learning_rate` and `critic_learning_rate`.
 
     Args:
         policy: the policy.
         critic: a model with a scalar head.
-        optimizer: direction of the updates; the rates are `learning_rate` and `critic_learning_rate` of `hyper`.
+        optimizer: direction of the updates.
         whiten_rewards: see `make_rollout`.
         epochs: passes over the rollout.
         mini_batches: updates in an epoch; divides the rows.
         micro_batches: parts of an update; divides the rows of a mini-batch.
         seed: of the order and of dropout.
+        normalize: see `make_rollout`.
+        may_rest: whether updates of the policy may be left out: all where `train_policy` of `hyper` is 0, and those of
+            a rollout after one that found the policy's approximate KL to the sampling policy above `early_stop_kl`. The
+            critic learns on.
         weights: of the rewards; see `experience.total_scores`.
     """
-    update_policy = make_update(policy_loss(policy), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
+    update_policy = make_update(policy_loss(policy), policy_totals, optimizer, micro_batches=micro_batches, seed=seed)
     update_critic = make_update(value_loss(critic), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
     def learn(states: States, frozen: Any, experience: Experience, hyper: Hyper) -> tuple[States, Metrics]:
         del frozen  # the reference has had its say in the experience
-        rollout, metrics = make_rollout(experience, hyper, whiten_rewards=whiten_rewards, weights=weights)
+        running = observe(states.running, experience, weights)
+        rollout, metrics = make_rollout(
+            experience, hyper, running, whiten_rewards=whiten_rewards, normalize=normalize, weights=weights
+        )
         critic_hyper = {**hyper, "learning_rate": hyper["critic_learning_rate"]}
-        key = jax.random.fold_in(jax.random.key(seed), states["policy"].step)
+        models = states.models
+        key = jax.random.fold_in(jax.random.key(seed), models["policy"].step)
 
-        def update(states: States, part: Rollout) -> tuple[States, Metrics]:
-            policy_state, metrics = update_policy(states["policy"], None, part, hyper)
-            critic_state, critic_metrics = update_critic(states["critic"], None, part, critic_hyper)
-            return {"policy": policy_state, "critic": critic_state}, {**metrics, **_renamed(critic_metrics)}
+        def update(now: _Learners, part: Rollout, others: TokenBatch | None) -> tuple[_Learners, Metrics]:
+            batch = PolicyBatch(part, others)
+            if may_rest:
+                goes = ~now.rests & (hyper["train_policy"] > 0)
+                state, metrics = update_if(goes, update_policy, now.policy, None, batch, hyper)
+                rests = now.rests | (metrics["policy/approxkl_avg"].value > hyper["early_stop_kl"])
+                metrics["policy/rest_ratio"] = Mean(jnp.where(goes, 0.0, 1.0), jnp.ones(()))
+            else:
+                state, metrics = update_policy(now.policy, None, batch, hyper)
+                rests = now.rests
+            critic_state, critic_metrics = update_critic(now.critic, None, part, critic_hyper)
+            return _Learners(state, critic_state, rests), {**metrics, **_renamed(critic_metrics)}
 
-        states, train_metrics = visit_rows(update, states, rollout, key, epochs=epochs, mini_batches=mini_batches)
-        return states, {**metrics, **train_metrics}
+        others = experience.pretraining
+        now, train_metrics = visit_rows(
+            update,
+            _Learners(models["policy"], models["critic"], jnp.zeros((), bool)),
+            rollout,
+            key,
+            epochs=epochs,
+            mini_batches=mini_batches,
+            beside=None if others is None else split_rows(others, epochs * mini_batches),
+        )
+        after = States({"policy": now.policy, "critic": now.critic}, adapt(running, experience, hyper))
+        return after, {**metrics, **train_metrics}
 
     return learn
 

@@ -12,6 +12,7 @@ the result beside the totals.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,28 @@ def make_update(
         return loss, grads, reduce_stacked(metrics)
 
     return step
+
+
+def update_if(
+    go: jax.Array, step: StepFn, state: TrainState, frozen: Any, batch: Any, hyper: Hyper
+) -> tuple[TrainState, Metrics]:
+    """Takes a step, or leaves it out: then only `state.step` advances, and the metrics have weight 0.
+
+    Args:
+        go: bool scalar.
+        step: see `make_update`.
+        state: as `step` takes it.
+        frozen: as `step` takes it.
+        batch: as `step` takes it.
+        hyper: as `step` takes it.
+    """
+    _, shapes = jax.eval_shape(step, state, frozen, batch, hyper)
+
+    def leave_out() -> tuple[TrainState, Metrics]:
+        nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return dataclasses.replace(state, step=state.step + 1), nothing
+
+    return jax.lax.cond(go, lambda: step(state, frozen, batch, hyper), leave_out)
 
 
 def split_rows(batch: Any, parts: int) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.rewards.functions import RewardFn
-from jaxrlhf.steps.experience import Experience
+from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.grpo import make_learn, make_rollout
 from jaxrlhf.trainers.grpo_config import GRPOConfig
 from jaxrlhf.trainers.judges import check_judges, name_judges, take_judges
@@ -60,7 +60,7 @@ def run(
         length = config.rollout.max_new_tokens
         train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
         check_judges(judges, None, [train, held_out], length)
-        states = {"policy": first_state(job, policy.params, optimizer)}
+        states = States({"policy": first_state(job, policy.params, optimizer)})
         grouping = {
             "answers": config.rollout.answers,
             "baseline": options.baseline,
@@ -79,8 +79,8 @@ def run(
             seed=config.seed,
         )
 
-        def measure(experience: Experience, hyper: Hyper) -> Metrics:
-            del hyper
+        def measure(running: None, experience: Experience, hyper: Hyper) -> Metrics:
+            del running, hyper
             return make_rollout(experience, **grouping)[1]
 
         def rates(step: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The loop of the methods that learn from their own answers: PPO, GRPO.
+"""The loop of the methods that learn from their own answers: PPO, GRPO, rejection sampling.
 
 An iteration is three programs over one mesh: sample answers; judge them under all models; learn from them for some
 epochs. Python rewards run on the host between the last two.
@@ -7,6 +7,7 @@ epochs. Python rewards run on the host between the last two.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -23,10 +24,10 @@ from jaxrlhf.generation.sampler import SampleFn, make_sampler
 from jaxrlhf.models.decoder import make_model, unstack_layers
 from jaxrlhf.ops.stats import merged_values
 from jaxrlhf.rewards.functions import RewardFn
-from jaxrlhf.sharding.place import over_rows, place_batch, replicated, shardings_of
-from jaxrlhf.steps.experience import Experience, JudgeFn, LearnFn, States, make_judge
-from jaxrlhf.trainers.host_rewards import Answers, read_answers
-from jaxrlhf.trainers.judges import Judges
+from jaxrlhf.sharding.place import over_rows, place_batch, replicated, shardings_of, to_host
+from jaxrlhf.steps.experience import Experience, JudgeFn, LearnFn, States, make_judge, total_scores
+from jaxrlhf.trainers.host_rewards import SHOWN, Answers, read_answers
+from jaxrlhf.trainers.judges import Judges, refuse_nan
 from jaxrlhf.trainers.rollout_config import RolloutTrainConfig
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start
@@ -42,6 +43,10 @@ _EVALUATION = 2**31 - 1
 """Where a step's number stands in the keys of training, this stands in those of evaluation."""
 
 
+MeasureFn = Callable[[Any, Experience, Hyper], Metrics]
+"""`measure(running, experience, hyper) -> metrics`; `running` is that of `steps.experience.States`."""
+
+
 class Game(NamedTuple):
     """What an iteration needs besides the states and the batch.
 
@@ -53,6 +58,7 @@ class Game(NamedTuple):
         frozen: parameters that nobody trains: the reference's, the reward model's.
         sample: the sampler.
         judge: see `steps.experience.make_judge`.
+        total: [B] float32, the weighted sum of the scores of each answer, NaN where there is none.
         learn: see `steps.experience.LearnFn`.
         measure: metrics of answers from which nothing is learned.
         constants: hyper-parameters that stay as they are.
@@ -65,8 +71,9 @@ class Game(NamedTuple):
     frozen: Mapping[str, Params]
     sample: SampleFn
     judge: JudgeFn
+    total: Callable[[Experience], jax.Array]
     learn: LearnFn
-    measure: Callable[[Experience, Hyper], Metrics]
+    measure: MeasureFn
     constants: Hyper
 
 
@@ -75,11 +82,13 @@ class Played(NamedTuple):
 
     Attributes:
         experience: what everyone says of them.
+        totals: [B] float32, see `Game.total`.
         answers: those of this process, decoded.
         tokens: drawn, by all processes.
     """
 
     experience: Experience
+    totals: jax.Array
     answers: Answers
     tokens: int
 
@@ -94,8 +103,9 @@ def make_game(
     states: States,
     frozen: Mapping[str, Params],
     learn: LearnFn,
-    measure: Callable[[Experience, Hyper], Metrics],
+    measure: MeasureFn,
     constants: Mapping[str, float],
+    exact_kl: bool = False,
 ) -> Game:
     """Compiles the programs of an iteration; where their results go is stated, so that hosts find their own rows.
 
@@ -110,6 +120,7 @@ def make_game(
         learn: see `steps.experience.LearnFn`.
         measure: metrics of answers from which nothing is learned.
         constants: hyper-parameters that stay as they are.
+        exact_kl: see `steps.experience.make_judge`.
     """
     model = make_model(policy.config, config.compute)
     judge = make_judge(
@@ -118,7 +129,13 @@ def make_game(
         None if judges.scorer is None else make_model(judges.scorer.config, config.compute),
         rows_at_once=config.micro_rows,
         answers=config.rollout.answers,
+        exact_kl=exact_kl,
     )
+
+    def total(experience: Experience) -> jax.Array:
+        scores, there = total_scores(experience, judges.weights)
+        return jnp.where(there, scores, jnp.nan)
+
     rows, everywhere = over_rows(job.mesh), replicated(job.mesh)
     return Game(
         job=job,
@@ -135,6 +152,7 @@ def make_game(
             out_shardings=rows,
         ),
         judge=jax.jit(judge, out_shardings=rows),
+        total=jax.jit(total, out_shardings=rows),
         learn=jax.jit(learn, donate_argnums=0, out_shardings=(shardings_of(states), everywhere)),
         measure=jax.jit(measure, out_shardings=everywhere),
         constants=make_hyper(
@@ -144,7 +162,13 @@ def make_game(
 
 
 def improve(
-    game: Game, states: States, train: Loader, held_out: Loader | None, rates: Callable[[int], dict[str, float]]
+    game: Game,
+    states: States,
+    train: Loader,
+    held_out: Loader | None,
+    rates: Callable[[int], dict[str, float]],
+    *,
+    pretraining: Loader | None = None,
 ) -> Params:
     """Plays, learns, evaluates, saves and resumes.
 
@@ -153,7 +177,8 @@ def improve(
         states: the first states; donated.
         train: prompts to train on.
         held_out: prompts to evaluate on, or None.
-        rates: the learning rates of a step.
+        rates: the learning rates of a step, and what else depends on it.
+        pretraining: other rows to learn from in the same updates, a batch a step, or None.
 
     Returns:
         The policy to export: the best one if a metric chooses, else the last.
@@ -163,32 +188,35 @@ def improve(
     key = jax.random.key(config.seed)
     if first == 0:
         _evaluate(game, states, held_out, 0)
-    for n, batch in enumerate(train.prefetched(first, job.total), start=first):
+    others = itertools.repeat(None) if pretraining is None else pretraining.prefetched(first, job.total)
+    for n, (batch, beside) in enumerate(zip(train.prefetched(first, job.total), others, strict=False), start=first):
         examples, step_key = train.batch_examples(n), jax.random.fold_in(key, n)
-        experience, answers, tokens = _play(game, states, train.index, batch, examples, step_key)
+        experience, totals, answers, tokens = _play(game, states, train.index, batch, examples, step_key)
+        if beside is not None:
+            experience = dataclasses.replace(experience, pretraining=place_batch(beside, job.mesh))
         known = rates(n)
         with job.journal.clock.phase("train"):
             hyper = {**game.constants, **make_hyper(known)}
             states, metrics = game.learn(states, game.frozen, experience, hyper)
             jax.block_until_ready(metrics)
-        job.journal.clock.tokens("train", tokens * config.options.epochs)
-        job.journal.add(n + 1, metrics, known)
+        job.journal.clock.tokens("train", round(tokens * config.learned * config.options.epochs))
+        job.journal.add(n + 1, metrics, known, to_host(totals))
         if n == first:
             _warn_of_short_answers(experience.samples, config)
             _warn_of_nothing_learned(merged_values([metrics]))
         if config.samples_every and n % config.samples_every == 0:
-            job.journal.write_samples(n + 1, answers.rows_to_show(experience.scores))
+            job.journal.write_samples(n + 1, answers.rows_to_show(experience.scores, totals))
         found = _evaluate(game, states, held_out, n + 1)
         if job.saves_at(n + 1):
             job.save(n + 1, states, found)
     job.journal.flush()
-    return job.best(states)["policy"].params
+    return job.best(states).models["policy"].params
 
 
 def _play(game: Game, states: States, index: Index, batch: Any, examples: np.ndarray, key: jax.Array) -> Played:
     """Answers to a batch of prompts, the rows `examples` of the index, and what everyone says of them."""
     config, mesh, clock = game.config, game.job.mesh, game.job.journal.clock
-    trained = {name: state.params for name, state in states.items()}
+    trained = {name: state.params for name, state in states.models.items()}
     prompts = place_batch(batch, mesh)
     with clock.phase("generate"):
         samples = game.sample(trained["policy"], prompts, key, temperature=config.rollout.temperature)
@@ -198,18 +226,12 @@ def _play(game: Game, states: States, index: Index, batch: Any, examples: np.nda
         answers = read_answers(samples, index, examples, config.rollout.answers, game.tokenizer)
         scores = {**experience.scores, **answers.scores(game.functions, mesh)}
         jax.block_until_ready(experience)
-    _refuse_nan(experience.scores)
+    refuse_nan(experience.scores)
+    experience = dataclasses.replace(experience, scores=scores)
     tokens = int(jnp.sum(samples.mask))
     for phase in ("generate", "score"):
         clock.tokens(phase, tokens)
-    return Played(dataclasses.replace(experience, scores=scores), answers, tokens)
-
-
-def _refuse_nan(scores: Mapping[str, jax.Array]) -> None:
-    """NaN from a Python reward says that it has no opinion; from a model it says that the model is broken."""
-    for name, values in scores.items():
-        if bad := int(jnp.sum(~jnp.isfinite(values))):
-            raise ValueError(f"{name} gave NaN or infinity for {bad} of {len(values)} answers; it is not usable")
+    return Played(experience, game.total(experience), answers, tokens)
 
 
 def _warn_of_short_answers(samples: Samples, config: RolloutTrainConfig) -> None:
@@ -239,11 +261,17 @@ def _evaluate(game: Game, states: States, held_out: Loader | None, step: int) ->
         return {}
     job.journal.flush()
     root = jax.random.fold_in(jax.random.key(job.config.seed), _EVALUATION)
+    shown: list[dict[str, Any]] = []
 
     def measured() -> Iterator[Metrics]:
         for number, batch in enumerate(held_out.eval_batches()):
             examples = held_out.eval_examples(number)
             played = _play(game, states, held_out.index, batch, examples, root)  # rows have numbers of their own
-            yield game.measure(played.experience, game.constants)
+            if game.config.samples_every and len(shown) < SHOWN:
+                answers = game.config.rollout.answers
+                shown.extend(played.answers.prompts_to_show(played.experience.scores, played.totals, answers))
+            yield game.measure(states.running, played.experience, game.constants)
 
-    return job.report_evaluation(step, average(measured()))
+    found = average(measured())
+    job.journal.write_samples(step, shown[:SHOWN])
+    return job.report_evaluation(step, found)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+
+from jaxrlhf.data.loader import Loader
 from jaxrlhf.models.decoder import make_model
+from jaxrlhf.ops.moments import no_moments
 from jaxrlhf.rewards.functions import RewardFn
-from jaxrlhf.steps.experience import Experience
-from jaxrlhf.steps.ppo import make_learn, make_rollout
+from jaxrlhf.sharding.mesh import check_batch
+from jaxrlhf.sharding.place import place_replicated
+from jaxrlhf.steps.experience import Experience, States
+from jaxrlhf.steps.ppo import make_learn
+from jaxrlhf.steps.shaping import Running, make_rollout
 from jaxrlhf.trainers.judges import Judges, check_judges, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
-from jaxrlhf.trainers.ppo_config import PPOConfig
-from jaxrlhf.trainers.rows import Rows, make_loaders
+from jaxrlhf.trainers.ppo_config import KL_HORIZON, PPOConfig, PPOOptions, PTXConfig
+from jaxrlhf.trainers.rows import Rows, make_loaders, make_pretraining_loader
 from jaxrlhf.trainers.run import Run, Trained, open_run
 from jaxrlhf.trainers.start import Start, check_same_tokens, load_start, take_reference, take_start
 from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
@@ -26,6 +34,7 @@ def run(
     reward_model: Start | None = None,
     dataset: Rows | None = None,
     eval_dataset: Rows | None = None,
+    ptx_dataset: Rows | None = None,
     rewards: Sequence[RewardFn] = (),
 ) -> Trained:
     """Trains a policy against a reward.
@@ -37,13 +46,14 @@ def run(
         reward_model: a reward model in memory, in place of `config.reward_model`.
         dataset: prompts in memory, in place of `config.dataset`.
         eval_dataset: prompts in memory, in place of `config.eval_dataset`.
+        ptx_dataset: texts or demonstrations in memory, in place of `config.ptx.dataset`.
         rewards: Python rewards, besides those that `config.rewards` names; see `rewards.functions`.
 
     Returns:
         The trained policy and where it was written.
 
     Raises:
-        ValueError: if nothing gives a reward, or models do not fit together.
+        ValueError: if nothing gives a reward, models do not fit together, or an option has no effect.
     """
     functions, weights = name_judges(config, rewards, reward_model)
     options, optimizer = config.ppo, make_optimizer(config.optim)
@@ -57,36 +67,44 @@ def run(
         length = config.rollout.max_new_tokens
         train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
         check_judges(judges, critic, [train, held_out], length)
-        states = {
-            "policy": first_state(job, policy.params, optimizer),
-            "critic": first_state(job, critic.params, optimizer),
+        if options.critic_warmup_steps >= job.total:
+            raise ValueError(
+                f"ppo.critic_warmup_steps={options.critic_warmup_steps} leaves the policy none of the {job.total} "
+                "steps; lower it"
+            )
+        pretraining = _take_pretraining(config, job, policy, ptx_dataset)
+        states = States(
+            {
+                "policy": first_state(job, policy.params, optimizer),
+                "critic": first_state(job, critic.params, optimizer),
+            },
+            place_replicated(_first_running(options), job.mesh),
+        )
+        shaping = {
+            "whiten_rewards": options.whiten_rewards,
+            "normalize": options.normalize_scores,
+            "weights": judges.weights,
         }
         learn = make_learn(
             make_model(policy.config, config.compute),
             make_model(critic.config, config.compute),
             optimizer,
-            whiten_rewards=options.whiten_rewards,
+            **shaping,
             epochs=options.epochs,
             mini_batches=options.mini_batches,
             micro_batches=config.micro_batches,
             seed=config.seed,
-            weights=judges.weights,
+            may_rest=options.policy_may_rest,
         )
-        constants = {
-            "kl_coef": options.kl_coef,
-            "clip_eps": options.clip_eps,
-            "value_clip_eps": options.value_clip_eps,
-            "gamma": options.gamma,
-            "lam": options.lam,
-            "missing_eos_penalty": options.missing_eos_penalty,
-        }
 
-        def measure(experience: Experience, hyper: Hyper) -> Metrics:
-            return make_rollout(experience, hyper, whiten_rewards=False, weights=judges.weights)[1]
+        def measure(running: Running, experience: Experience, hyper: Hyper) -> Metrics:
+            return make_rollout(experience, hyper, running, **shaping)[1]
 
         def rates(step: int) -> dict[str, float]:
             peaks = {"learning_rate": None, "critic_learning_rate": options.critic_learning_rate}
-            return {name: rate_at(config.optim, step, job.total, peak) for name, peak in peaks.items()}
+            now = {name: rate_at(config.optim, step, job.total, peak) for name, peak in peaks.items()}
+            warmup = options.critic_warmup_steps
+            return now | ({"train_policy": float(step >= warmup)} if warmup else {})
 
         game = make_game(
             job=job,
@@ -98,9 +116,47 @@ def run(
             frozen=frozen,
             learn=learn,
             measure=measure,
-            constants=constants,
+            constants=_constants(config),
+            exact_kl=options.kl == "exact",
         )
-        return job.finish(policy, improve(game, states, train, held_out, rates))
+        return job.finish(policy, improve(game, states, train, held_out, rates, pretraining=pretraining))
+
+
+def _constants(config: PPOConfig) -> dict[str, float]:
+    """The hyper-parameters that stay as they are; infinity is a limit that nothing reaches."""
+    options = config.ppo
+    return {
+        **{name: getattr(options, name) for name in ("kl_coef", "clip_eps", "value_clip_eps", "gamma", "lam")},
+        "missing_eos_penalty": options.missing_eos_penalty,
+        "entropy_coef": options.entropy_coef,
+        "score_clip": math.inf if options.score_clip is None else options.score_clip,
+        "early_stop_kl": math.inf if options.early_stop_kl is None else options.early_stop_kl,
+        "kl_target": math.inf if options.kl_target is None else options.kl_target,
+        "kl_horizon": KL_HORIZON if options.kl_horizon is None else options.kl_horizon,
+        "ptx_coef": config.ptx.coef,
+        "train_policy": 1.0,
+    }
+
+
+def _first_running(options: PPOOptions) -> Running:
+    return Running(
+        kl_coef=None if options.kl_target is None else jnp.float32(options.kl_coef),
+        scores=None if options.normalize_scores == "none" else no_moments(),
+    )
+
+
+def _take_pretraining(config: PPOConfig, job: Run, policy: Start, dataset: Rows | None) -> Loader | None:
+    """The loader of the texts to learn from beside, if there are any.
+
+    Raises:
+        ValueError: if options of theirs would have no effect, or their rows do not divide over the devices.
+    """
+    if dataset is None and config.ptx.dataset is None:
+        if config.ptx != PTXConfig():
+            raise ValueError("ptx: no effect without ptx.dataset; name one, or leave the others out")
+        return None
+    check_batch(job.mesh, "ptx.batch_size / micro_batches", config.ptx.batch_size // config.micro_batches)
+    return make_pretraining_loader(job, config.ptx, policy, dataset, config.pretraining_rows)
 
 
 def _take_critic(config: PPOConfig, job: Run, policy: Start, judges: Judges) -> Start:

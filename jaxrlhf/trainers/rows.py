@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxrlhf.data.batches import LAYOUTS, BatchKind
-from jaxrlhf.data.config import DatasetConfig
+from jaxrlhf.data.config import DataConfig, DatasetConfig
 from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.data.sources import Source, comparison_kind
 from jaxrlhf.sharding.distributed import is_main
 from jaxrlhf.sharding.place import process_rows
 from jaxrlhf.trainers.config import TrainConfig
+from jaxrlhf.trainers.ppo_config import PTXConfig
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start, check_positions
 
@@ -49,6 +50,25 @@ def make_loaders(
     if sources is None:
         return train, None
     return train, _loader(run, kind, sources, start, config.eval_rows, answer, "evaluation")
+
+
+def make_pretraining_loader(run: Run, ptx: PTXConfig, start: Start, dataset: Rows | None, rows: int) -> Loader:
+    """Reads and indexes the texts whose LM loss joins PPO's, with an order of their own.
+
+    Args:
+        run: the open run, whose steps are planned.
+        ptx: what to read.
+        start: the policy.
+        dataset: rows in memory; None reads what `ptx` names.
+        rows: of a step.
+    """
+    if dataset is not None:
+        _refuse_both("ptx.dataset", ptx.dataset)
+    source = DatasetConfig(path=ptx.dataset) if ptx.dataset is not None else dataset
+    assert source is not None
+    loader = _loader(run, "tokens", [source], start, rows, 0, "pretraining", data=ptx.data, key="ptx.data")
+    run.also_reads(loader.index.digest)
+    return loader
 
 
 def reward_batches(config: TrainConfig, dataset: Rows | None) -> BatchKind:
@@ -91,15 +111,24 @@ def _refuse_both(key: str, named: Any) -> None:
 
 
 def _loader(
-    run: Run, kind: BatchKind, sources: list[Source], start: Start, size: int, answer: int, what: str
+    run: Run,
+    kind: BatchKind,
+    sources: list[Source],
+    start: Start,
+    size: int,
+    answer: int,
+    what: str,
+    *,
+    data: DataConfig | None = None,
+    key: str = "data",
 ) -> Loader:
-    data = run.config.data
+    data = run.config.data if data is None else data
     rejects = run.folder / f"rejected_{what}_rows.jsonl" if is_main() and data.bad_rows == "skip" else None
     index = build_index(LAYOUTS[kind].index_kinds[0], sources, start.tokenizer, data, rejects=rejects)
     for line in index.report.lines():
         log.info("%s data: %s", what, line)
     if kind == "pairs" and index.margins.any():
         log.warning("%s data: the column 'margin' has no effect on DPO", what)
-    shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else "lower data.max_length"
+    shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else f"lower {key}.max_length"
     check_positions(start, index.report.longest + answer, shorter)
     return Loader(index, kind, size, run.config.seed, rows=process_rows(run.mesh, size), buckets=data.buckets)

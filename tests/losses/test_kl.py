@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import chex
 import jax
@@ -155,3 +156,57 @@ def test_the_unbiased_kl_is_worth_the_kl():
     per_token = losses.unbiased_kl(own, ref, old)
     assert (per_token >= 0).all()
     np.testing.assert_allclose(jnp.sum(jnp.exp(old) * per_token), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kl, factor", [(9.0, 1.05), (6.6, 1.025), (6.0, 1.0), (4.0, 0.95), (-3.0, 0.95)])
+def test_the_adapted_price_follows_the_error_up_to_a_fifth(kl: float, factor: float):
+    found = losses.adapted_kl_coef(
+        jnp.float32(0.2), jnp.float32(kl), target=6.0, horizon=256.0, answers=jnp.float32(64.0)
+    )
+    assert found == pytest.approx(0.2 * factor, rel=1e-6)
+
+
+def test_without_an_answer_the_price_stays():
+    found = losses.adapted_kl_coef(
+        jnp.float32(0.2), jnp.float32(jnp.nan), target=6.0, horizon=10.0, answers=jnp.float32(0.0)
+    )
+    assert found == jnp.float32(0.2)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_expected_policy_gradient_is_that_of_the_kl(exact: bool):
+    """Two tokens of three words each, the second depending on the first: all nine answers, by their odds."""
+    rng = np.random.default_rng(0)
+    params = {"first": jnp.asarray(rng.normal(size=3)), "second": jnp.asarray(rng.normal(size=(3, 3)))}
+    reference = {"first": jnp.asarray(rng.normal(size=3)), "second": jnp.asarray(rng.normal(size=(3, 3)))}
+    a, b = (grid.ravel() for grid in np.meshgrid(np.arange(3), np.arange(3), indexing="ij"))
+
+    def tables(p: Any) -> Any:
+        return jax.nn.log_softmax(p["first"]), jax.nn.log_softmax(p["second"], axis=1)
+
+    def logprobs(p: Any) -> jax.Array:
+        first, second = tables(p)
+        return jnp.stack([first[a], second[a, b]], axis=1)  # [9, 2]
+
+    def token_kls(p: Any) -> jax.Array:
+        (p1, p2), (q1, q2) = tables(p), tables(reference)
+        second = jnp.sum(jnp.exp(p2) * (p2 - q2), axis=1)
+        return jnp.stack([jnp.full(9, jnp.sum(jnp.exp(p1) * (p1 - q1))), second[a]], axis=1)
+
+    def kl(p: Any) -> jax.Array:
+        odds = jnp.exp(logprobs(p).sum(axis=1))
+        return jnp.sum(odds * (logprobs(p) - logprobs(reference)).sum(axis=1))
+
+    drawn, ref, mask = logprobs(params), logprobs(reference), jnp.ones((9, 2), bool)
+    penalty = token_kls(params) if exact else losses.kl_estimate(drawn, ref)
+    rewards = losses.kl_shaped_rewards(jnp.zeros(9), penalty, mask, kl_coef=1.0)
+    blind, _ = losses.gae(rewards, jnp.zeros((9, 2)), mask, gamma=1.0, lam=1.0)
+    credit = losses.own_token_credit(drawn, ref, penalty, mask, kl_coef=1.0)
+
+    def gradient(advantages: jax.Array) -> Any:
+        odds = jnp.exp(drawn.sum(axis=1))
+        return jax.grad(lambda p: -jnp.sum(odds * jnp.sum(logprobs(p) * advantages, axis=1)))(params)
+
+    chex.assert_trees_all_close(gradient(blind + credit), jax.grad(kl)(params), rtol=1e-4, atol=1e-6)
+    distance = jnp.abs(gradient(blind)["second"] - jax.grad(kl)(params)["second"]).max()
+    assert (distance > 0.01) == exact  # the exact KL alone teaches the last token nothing

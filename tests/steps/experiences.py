@@ -1,5 +1,7 @@
 """Answers by hand, and what everyone says of them."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +20,7 @@ SAMPLES = Samples(
     sampling_logprobs=np.where(MASK, -1.0, 0.0).astype(np.float32),
 )
 KL = np.asarray([[0.5, 0.0, -0.5], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [9.0, 0.0, 0.0]], np.float32)
-HYPER = hyper(kl_coef=0.1, gamma=1.0, lam=0.5, missing_eos_penalty=1.0, temperature=1.0)
+HYPER = hyper(kl_coef=0.1, gamma=1.0, lam=0.5, missing_eos_penalty=1.0, temperature=1.0, score_clip=math.inf)
 
 
 def experience(**scores: list[float]) -> Experience:

@@ -15,7 +15,7 @@ import pytest
 from jaxrlhf.losses import grpo
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.steps import grpo as steps
-from jaxrlhf.steps.experience import Experience, make_judge
+from jaxrlhf.steps.experience import Experience, States, make_judge
 from jaxrlhf.steps.grpo import REDUCTIONS, make_learn, make_rollout, policy_loss, rollout_totals
 from jaxrlhf.steps.update import init_state, make_update
 from jaxrlhf.trainers import grpo_config
@@ -57,9 +57,9 @@ def learner(kl: Any = None, reduction: Any = "dapo", epochs: int = 1, mini_batch
 
 
 def learned(scores: list[float], params: Any = PARAMS, values: Any = HYPER, **options: Any):
-    states = {"policy": init_state(params, optax.identity())}
+    states = States({"policy": init_state(params, optax.identity())})
     states, metrics = learner(**options)(states, {"reference": REFERENCE}, fake_experience(scores), values)
-    return states["policy"].params, values_of(metrics)
+    return states.models["policy"].params, values_of(metrics)
 
 
 def distance(left: Any, right: Any) -> float:
@@ -110,10 +110,11 @@ def test_before_the_first_update_the_ratio_is_exactly_1_and_the_kl_0(mini_batche
     judge = jax.jit(make_judge(POLICY, None, None, rows_at_once=8 // (mini_batches * micro_batches), answers=2))
     found = judge({"policy": params}, {"reference": params}, prompts, samples, values)
     found = dataclasses.replace(found, scores={"gold": jnp.arange(8.0)})
-    states, metrics = learn({"policy": init_state(params, ADAM)}, {"reference": params}, found, values)
+    start = States({"policy": init_state(params, ADAM)})
+    states, metrics = learn(start, {"reference": params}, found, values)
     metrics = values_of(metrics)
     assert metrics["ratio"] == 1.0 and metrics["clip_ratio/region_mean"] == 0.0 and metrics["kl"] == 0.0
-    assert metrics["grad_norm"] > 0.01 and states["policy"].step == mini_batches
+    assert metrics["grad_norm"] > 0.01 and states.models["policy"].step == mini_batches
 
 
 def update_of(reduction: str, micro_batches: int, kl: str = "k2"):

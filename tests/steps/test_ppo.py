@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import chex
@@ -12,106 +13,24 @@ import optax
 import pytest
 
 from jaxrlhf.generation.sampler import make_sampler
-from jaxrlhf.losses import whiten
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
-from jaxrlhf.steps.experience import Experience, make_judge, response_batch
-from jaxrlhf.steps.ppo import make_learn, make_rollout, policy_loss, value_loss
+from jaxrlhf.steps.experience import Experience, States, make_judge, response_batch
+from jaxrlhf.steps.ppo import PolicyBatch, PolicyTotals, make_learn, policy_loss, value_loss
 from jaxrlhf.steps.scoring import token_logprobs, token_values
+from jaxrlhf.steps.shaping import FIXED, make_rollout
 from jaxrlhf.steps.update import init_state
 from jaxrlhf.types import Samples, TokenBatch
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
 from tests.players import CONFIG, EOS, POLICY, player_params, random_prompts
-from tests.steps.experiences import HYPER as SHAPING
-from tests.steps.experiences import MASK, experience
 
 ADAM = adamw_direction(b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
 HYPER = hyper(
     learning_rate=0.0, critic_learning_rate=0.0, max_grad_norm=1.0, temperature=1.0, kl_coef=0.1, clip_eps=0.2,
-    value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0,
+    value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0, score_clip=math.inf, entropy_coef=0.0,
 )  # fmt: skip
 (FAKE, FAKE_PARAMS), (FAKE_CRITIC, CRITIC_PARAMS) = bigram_model(), bigram_model(CONFIG.vocab_size, scalar=True)
 SAMPLE = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6, answers=2)
-
-
-@functools.partial(jax.jit, static_argnames="whiten_rewards")
-def rolled(experience: Experience, whiten_rewards: bool = False, values: Any = SHAPING):
-    rollout, metrics = make_rollout(experience, values, whiten_rewards=whiten_rewards)
-    return rollout, values_of(metrics)
-
-
-def test_the_score_lands_on_the_last_token_and_the_kl_on_every_one():
-    rollout, _ = rolled(experience(gold=[2.0, -1.0, 4.0, 7.0]))
-    # lambda = 1/2 and V = 0: each advantage is its reward and half of the next advantage.
-    #   row 0, ends with EOS: rewards -0.05, 0, 0.05 + 2.    row 1, EOS at its second token: -0.1, -1.
-    #   row 2, cut off: 0, 0, 4 - 1 for the missing EOS.     row 3 has no prompt.
-    expected = [[-0.05 + 1.025 / 2, 2.05 / 2, 2.05], [-0.1 - 0.5, -1.0, 0.0], [0.75, 1.5, 3.0], [0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(rollout.returns, expected, rtol=1e-5, atol=1e-7)
-    kept = MASK & np.asarray([[True], [True], [True], [False]])
-    np.testing.assert_array_equal(rollout.mask, kept)
-    np.testing.assert_allclose(rollout.advantages, whiten(jnp.asarray(expected), jnp.asarray(kept)), rtol=1e-4)
-
-
-def test_returns_take_the_critic_into_account():
-    values = np.where(MASK, np.asarray([[0.5, 1.0, -1.0]], np.float32), 0.0).astype(np.float32)
-    plain = dataclasses.replace(
-        experience(gold=[2.0, 0.0, 0.0, 0.0]), values=values, ref_logprobs=np.float32(-2.0) * MASK
-    )
-    rollout, _ = rolled(plain, values={**SHAPING, "gamma": jnp.float32(0.9)})
-    # deltas: 2 - (-1) = 3;  0.9 * (-1) - 1 = -1.9;  0.9 * 1 - 0.5 = 0.4; each advantage adds 0.45 of the next.
-    last, middle = 3.0, -1.9 + 0.45 * 3.0
-    np.testing.assert_allclose(rollout.returns[0], [0.4 + 0.45 * middle + 0.5, middle + 1.0, last - 1.0], rtol=1e-5)
-
-
-def test_metrics_leave_padding_rows_out():
-    _, metrics = rolled(experience(gold=[2.0, -1.0, 4.0, 700.0]))
-    expected = {
-        "objective/kl": (0.0 + 1.0 + 0.0) / 3,
-        "objective/entropy": 2.0 * (3 + 2 + 3) / 3,
-        "objective/non_score_reward": -0.1 / 3,
-        "objective/scores": 5.0 / 3,
-        "objective/rlhf_reward": (2.0 - 1.0 - 0.1 + 3.0) / 3,
-        "objective/unscored": 0.0,
-        "rewards/gold/mean": 5.0 / 3,
-        "val/num_eos_tokens": 2.0,
-        "completions/mean_length": 8 / 3,
-        "completions/min_length": 2.0,
-        "completions/max_length": 3.0,
-        "completions/clipped_ratio": 1 / 3,
-        "sampling/sampling_logp_difference/mean": 1.0,
-        "sampling/sampling_logp_difference/max": 1.0,
-        "num_tokens": 4.0 + 3.0 + 5.0,
-    }
-    chex.assert_trees_all_close(metrics, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("unknown", [jnp.nan, jnp.inf])
-def test_an_answer_without_a_score_teaches_nothing_and_is_counted(unknown: float):
-    rollout, metrics = rolled(experience(gold=[2.0, unknown, 4.0, unknown]))
-    np.testing.assert_array_equal(rollout.mask, MASK & np.asarray([[True], [False], [True], [False]]))
-    assert all(jnp.isfinite(leaf).all() for leaf in (rollout.advantages, rollout.returns))
-    assert not rollout.advantages[1].any() and not rollout.returns[1].any()
-    assert metrics["objective/unscored"] == 1.0
-    assert metrics["objective/scores"] == 3.0
-    assert metrics["objective/kl"] == pytest.approx(1 / 3)  # its tokens are the policy's all the same
-    assert metrics["completions/mean_length"] == pytest.approx(8 / 3)  # the answer is still an answer
-
-
-def test_rewards_are_summed_and_reported_apart():
-    both, metrics = rolled(experience(gold=[2.0, -1.0, 4.0, 0.0], length=[-1.0, 0.5, 0.5, 0.0]))
-    one, _ = rolled(experience(gold=[1.0, -0.5, 4.5, 0.0]))
-    chex.assert_trees_all_close(both, one, rtol=1e-6)
-    np.testing.assert_allclose(metrics["rewards/gold/mean"], 5 / 3, rtol=1e-6)
-    np.testing.assert_allclose(metrics["rewards/length/mean"], 0.0, atol=1e-7)
-    np.testing.assert_allclose(metrics["objective/scores"], 5 / 3, rtol=1e-6)
-
-
-def test_whitened_rewards_have_variance_1_and_keep_their_mean():
-    rewards = np.asarray([-0.05, 0.0, 2.05, -0.1, -1.0, 0.0, 0.0, 3.0])  # as above, row by row
-    scaled = (rewards - rewards.mean()) / rewards.std(ddof=1) + rewards.mean()
-    no_trace = {**SHAPING, "lam": jnp.float32(0.0), "gamma": jnp.float32(0.0)}  # a return is its reward
-    rollout, _ = rolled(experience(gold=[2.0, -1.0, 4.0, 0.0]), whiten_rewards=True, values=no_trace)
-    np.testing.assert_allclose(rollout.returns[rollout.mask], scaled, rtol=1e-5, atol=1e-6)
 
 
 @functools.cache
@@ -134,15 +53,15 @@ def test_before_the_first_update_the_ratio_is_exactly_1(mini_batches: int, micro
         POLICY, FAKE_CRITIC, ADAM,
         whiten_rewards=False, epochs=1, mini_batches=mini_batches, micro_batches=micro_batches, seed=0,
     ))  # fmt: skip
-    states = {
+    models = {
         "policy": init_state(player_params(), ADAM),
         "critic": init_state(CRITIC_PARAMS, ADAM),
     }
     for temperature in (1.0, 0.6):
         values, experience = played(temperature, mini_batches * micro_batches)
         # At a rate of 0 every update is a first one, of its own rows.
-        after, metrics = learn(states, {}, experience, values)
-        chex.assert_trees_all_equal(after["policy"].params, states["policy"].params)
+        (after, _), metrics = learn(States(models, FIXED), {}, experience, values)
+        chex.assert_trees_all_equal(after["policy"].params, models["policy"].params)
         metrics = values_of(metrics)
         assert metrics["val/ratio"] == 1.0
         assert metrics["policy/approxkl_avg"] == metrics["policy/clipfrac_avg"] == metrics["objective/kl"] == 0.0
@@ -207,14 +126,115 @@ def fake_learn(epochs: int, mini_batches: int):
 def learned(scores: list[float], epochs: int = 1, mini_batches: int = 1, step: int = 0, **values: float):
     optimizer = optax.identity()
     params = {"policy": FAKE_PARAMS, "critic": CRITIC_PARAMS}
-    states = {name: init_state(jax.tree.map(jnp.copy, own), optimizer) for name, own in params.items()}
-    states["policy"] = dataclasses.replace(states["policy"], step=jnp.int32(step))
+    models = {name: init_state(jax.tree.map(jnp.copy, own), optimizer) for name, own in params.items()}
+    models["policy"] = dataclasses.replace(models["policy"], step=jnp.int32(step))
     rates = {"learning_rate": 0.1, "critic_learning_rate": 0.1} | values
-    return fake_learn(epochs, mini_batches)[0](states, {}, fake_experience(scores), {**HYPER, **hyper(**rates)})
+    learn, _ = fake_learn(epochs, mini_batches)
+    after, metrics = learn(States(models, FIXED), {}, fake_experience(scores), {**HYPER, **hyper(**rates)})
+    return after.models, metrics
 
 
-def params_of(states: Any) -> Any:
-    return {name: state.params for name, state in states.items()}
+@functools.cache
+def optional_learn(epochs: int, micro_batches: int, may_rest: bool):
+    return jax.jit(make_learn(
+        FAKE, FAKE_CRITIC, optax.identity(), whiten_rewards=False, epochs=epochs, mini_batches=1,
+        micro_batches=micro_batches, seed=0, may_rest=may_rest,
+    ))  # fmt: skip
+
+
+def learned_with(
+    pretraining: TokenBatch | None = None, epochs: int = 1, micro_batches: int = 1, may_rest: bool = False,
+    scores: tuple[float, ...] = (1.0, -1.0, 0.5, 0.7), **values: float,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    models = {
+        "policy": init_state(FAKE_PARAMS, optax.identity()),
+        "critic": init_state(CRITIC_PARAMS, optax.identity()),
+    }
+    played = dataclasses.replace(fake_experience(list(scores)), pretraining=pretraining)
+    rates = hyper(**{"learning_rate": 0.1, "critic_learning_rate": 0.1, "max_grad_norm": 1e9} | values)
+    learn = optional_learn(epochs, micro_batches, may_rest)
+    after, metrics = learn(States(models, FIXED), {}, played, {**HYPER, **rates})
+    return after.models, values_of(metrics)
+
+
+def texts(rows: int) -> TokenBatch:
+    rng = np.random.default_rng(1)
+    ids = rng.integers(3, VOCAB, (rows, 6), np.int32)
+    mask = np.arange(5)[None] < rng.integers(1, 6, (rows, 1))
+    whole = np.ones((rows, 5), np.int32)
+    return TokenBatch(
+        tokens=ids[:, :-1], targets=ids[:, 1:], mask=mask, positions=whole.cumsum(axis=1) - 1, segment_ids=whole
+    )
+
+
+@jax.jit
+def text_loss(params: Any, rows: TokenBatch) -> jax.Array:
+    logp = token_logprobs(FAKE, params, rows)[0].logp
+    return -jnp.sum(logp) / jnp.sum(rows.mask)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_pretraining_rows_add_the_gradient_of_their_lm_loss(micro_batches: int):
+    rows = texts(6)
+    plain, _ = learned_with(micro_batches=micro_batches)
+    with_texts, metrics = learned_with(rows, micro_batches=micro_batches, ptx_coef=3.0)
+    gradient = jax.grad(text_loss)(FAKE_PARAMS, rows)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * 3.0 * g, plain["policy"].params, gradient)
+    chex.assert_trees_all_close(with_texts["policy"].params, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(with_texts["critic"].params, plain["critic"].params)
+    assert metrics["loss/ptx_avg"] == pytest.approx(float(text_loss(FAKE_PARAMS, rows)), rel=1e-6)
+
+
+def test_each_update_takes_pretraining_rows_of_its_own():
+    rows = texts(4)
+    _, metrics = learned_with(rows, epochs=2, ptx_coef=0.0, learning_rate=0.0)
+    losses = [text_loss(FAKE_PARAMS, jax.tree.map(lambda leaf, n=n: leaf[n::2], rows)) for n in (0, 1)]
+    counts = [int(rows.mask[n::2].sum()) for n in (0, 1)]
+    assert metrics["loss/ptx_avg"] == pytest.approx(float(np.average(losses, weights=counts)), rel=1e-6)
+
+
+def test_an_entropy_bonus_adds_the_gradient_of_the_mean_entropy():
+    played = fake_experience([1.0, -1.0, 0.5, 0.7])
+
+    def entropy(params: Any) -> jax.Array:
+        out, mask = token_logprobs(FAKE, params, played.batch, want=["entropy"])
+        return jnp.sum(out.entropy) / jnp.sum(mask)
+
+    plain, _ = learned_with()
+    with_bonus, metrics = learned_with(entropy_coef=2.0)
+    gradient = jax.jit(jax.grad(entropy))(FAKE_PARAMS)
+    expected = jax.tree.map(lambda p, g: p + 0.1 * 2.0 * g, plain["policy"].params, gradient)
+    chex.assert_trees_all_close(with_bonus["policy"].params, expected, rtol=1e-5, atol=1e-6)
+    assert metrics["policy/entropy_avg"] == pytest.approx(float(jax.jit(entropy)(FAKE_PARAMS)), rel=1e-5)
+
+
+def test_the_policy_rests_while_the_critic_warms_up():
+    rests, metrics = learned_with(epochs=2, may_rest=True, train_policy=0.0, early_stop_kl=math.inf)
+    chex.assert_trees_all_equal(rests["policy"].params, FAKE_PARAMS)
+    assert rests["policy"].step == rests["critic"].step == 2
+    assert metrics["policy/rest_ratio"] == 1.0 and np.isnan(metrics["loss/policy_avg"])
+    both, _ = learned_with(epochs=2)
+    chex.assert_trees_all_equal(rests["critic"].params, both["critic"].params)
+
+
+def test_the_policy_rests_once_it_has_moved_far_from_the_one_that_sampled():
+    go = {"may_rest": True, "train_policy": 1.0, "learning_rate": 1.0}
+    three, metrics = learned_with(epochs=3, **go, early_stop_kl=math.inf)
+    plain, _ = learned_with(epochs=3, learning_rate=1.0)
+    chex.assert_trees_all_equal(three["policy"].params, plain["policy"].params)
+    assert metrics["policy/rest_ratio"] == 0.0
+    # The first update finds a KL of 0, the second the first one's; it is the last.
+    two, _ = learned_with(epochs=2, learning_rate=1.0)
+    stopped, metrics = learned_with(epochs=3, **go, early_stop_kl=1e-6)
+    assert metrics["policy/rest_ratio"] == pytest.approx(1 / 3)
+    assert stopped["policy"].step == stopped["critic"].step == 3
+    chex.assert_trees_all_close(stopped["critic"].params, plain["critic"].params, rtol=1e-6)
+    assert optax.tree.norm(jax.tree.map(jnp.subtract, stopped["policy"].params, plain["policy"].params)) > 1e-4
+    chex.assert_trees_all_close(stopped["policy"].params, two["policy"].params, rtol=1e-4, atol=1e-5)
+
+
+def params_of(models: Any) -> Any:
+    return {name: state.params for name, state in models.items()}
 
 
 def test_an_unscored_answer_teaches_as_much_as_one_that_is_not_there():
@@ -230,10 +250,14 @@ def test_losses_read_nothing_outside_the_mask_of_the_rollout():
     rollout, _ = shaped(fake_experience([1.0, -1.0, jnp.nan, 0.5]), HYPER)
     names = ("logprobs", "values", "advantages", "returns")
     dirty = {name: jnp.where(rollout.mask, getattr(rollout, name), 9.0) for name in names}
-    for loss_fn, params in [(policy_loss(FAKE), FAKE_PARAMS), (value_loss(FAKE_CRITIC), CRITIC_PARAMS)]:
+    soiled, nine = dataclasses.replace(rollout, **dirty), PolicyTotals(jnp.float32(9.0), None)
+    for loss_fn, params, arguments, clean in [
+        (policy_loss(FAKE), FAKE_PARAMS, (PolicyBatch(soiled), nine), (PolicyBatch(rollout), nine)),
+        (value_loss(FAKE_CRITIC), CRITIC_PARAMS, (soiled, 9.0), (rollout, 9.0)),
+    ]:
         run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-        expected = run(params, None, rollout, 9.0, HYPER, jax.random.key(0))
-        found = run(params, None, dataclasses.replace(rollout, **dirty), 9.0, HYPER, jax.random.key(0))
+        expected = run(params, None, *clean, HYPER, jax.random.key(0))
+        found = run(params, None, *arguments, HYPER, jax.random.key(0))
         chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
@@ -256,14 +280,14 @@ def test_policy_and_critic_have_their_own_rates():
 
 def test_new_hyper_parameters_do_not_retrace_and_states_are_donated():
     learn, traces = fake_learn(1, 1)
-    states = {
+    models = {
         "policy": init_state(jax.tree.map(jnp.copy, FAKE_PARAMS), optax.identity()),
         "critic": init_state(jax.tree.map(jnp.copy, CRITIC_PARAMS), optax.identity()),
     }
     experience = fake_experience([1.0, -1.0, 0.5, 0.7])
-    after, _ = learn(states, {}, experience, HYPER)
+    after, _ = learn(States(models, FIXED), {}, experience, HYPER)
     before = len(traces)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params_of(states)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params_of(models)))
     learn(after, {}, experience, {name: 0.5 * value for name, value in HYPER.items()})
     assert len(traces) == before
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(experience) if isinstance(leaf, jax.Array))

@@ -1,5 +1,6 @@
 """The train step: what every method relies on, with each method's loss where it matters."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jaxrlhf.ops.stats import Max, Min, Sum, mean_of, values_of
 from jaxrlhf.optim import adamw_direction
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
 from jaxrlhf.steps.kto import kto_totals, mismatched_kl, unpaired_loss
-from jaxrlhf.steps.ppo import policy_loss, rollout_totals, value_loss
+from jaxrlhf.steps.ppo import PolicyBatch, policy_loss, policy_totals, rollout_totals, value_loss
 from jaxrlhf.steps.reward import kwise_loss, kwise_totals, pairwise_loss, pairwise_totals
 from jaxrlhf.steps.sft import sft_loss, sft_totals
 from jaxrlhf.steps.update import (
@@ -27,6 +28,7 @@ from jaxrlhf.steps.update import (
     make_evaluate,
     make_update,
     split_rows,
+    update_if,
 )
 from jaxrlhf.types import Rollout
 from tests.fakes import bigram_model, hyper, pair_batch, ranked_batch, score_batch, token_batch, unpaired_batch
@@ -59,7 +61,10 @@ def policy_method(scalar: bool) -> Method:
         advantages=advantages,
         returns=returns,
     )
-    return Method((value_loss if scalar else policy_loss)(model), rollout_totals, params, None, rollout)
+    if scalar:
+        return Method(value_loss(model), rollout_totals, params, None, rollout)
+    beside = PolicyBatch(rollout, token_batch(LENGTHS[:8], 5, seed=3))
+    return Method(policy_loss(model), policy_totals, params, None, beside)
 
 
 def method(name: str) -> Method:
@@ -82,7 +87,7 @@ def method(name: str) -> Method:
 METHODS = ("sft", "pairwise", "kwise", "dpo", "kto", "policy", "critic")
 HYPER = hyper(
     beta=0.3, desirable_weight=1.0, undesirable_weight=2.0, center_coef=0.01, temperature=0.7, clip_eps=0.2,
-    value_clip_eps=0.5,
+    value_clip_eps=0.5, entropy_coef=0.1, ptx_coef=2.0,
 )  # fmt: skip
 
 
@@ -130,8 +135,10 @@ def test_totals_are_of_the_whole_batch():
     assert totals_fn(batch) == sum(max(0, length - 1) for length in LENGTHS)
     assert method("pairwise").totals_fn(method("pairwise").batch) == 7  # of 8; one is padding
     assert method("kwise").totals_fn(method("kwise").batch) == 3
-    mask = method("policy").batch.mask
-    assert method("policy").totals_fn(method("policy").batch) == mask.sum() < method("sft").batch.mask.sum()
+    mask = method("critic").batch.mask
+    assert method("critic").totals_fn(method("critic").batch) == mask.sum() < method("sft").batch.mask.sum()
+    policy = method("policy")
+    assert policy.totals_fn(policy.batch) == (mask.sum(), policy.batch.pretraining.mask.sum())
 
 
 @pytest.mark.parametrize("limit, factor", [(1e-4, 1e-4 / (5e-4 + 1e-6)), (5e-4, 5e-4 / (5e-4 + 1e-6)), (1.0, 1.0)])
@@ -196,6 +203,19 @@ def test_another_hyper_parameter_changes_the_update_and_recompiles_nothing(name:
     after, _ = step(state, frozen, batch, {**HYPER, key: jnp.float32(0.4)})
     assert optax.tree.norm(jax.tree.map(jnp.subtract, before.params, after.params)) > 1e-3
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("goes", [True, False])
+def test_an_update_may_be_left_out(goes: bool):
+    loss_fn, totals_fn, params, frozen, batch, _ = method("sft")
+    step, state = make_update(loss_fn, totals_fn, ADAM), init_state(params, ADAM)
+    values = {**HYPER, **hyper(learning_rate=0.1, max_grad_norm=1.0)}
+    arguments = (state, frozen, batch, values)
+    found, metrics = jax.jit(lambda go: update_if(go, step, *arguments))(jnp.asarray(goes))
+    expected = jax.jit(step)(*arguments)[0] if goes else dataclasses.replace(state, step=jnp.int32(1))
+    chex.assert_trees_all_close(found, expected, rtol=1e-5 if goes else 0.0, atol=0.0)
+    assert found.step == 1
+    assert np.isnan(metrics["loss"].value) == (not goes) and metrics["skipped"].value == 0.0
 
 
 def test_the_state_can_be_donated_and_what_is_frozen_stays():

@@ -6,7 +6,7 @@ from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.optim import SCHEDULES
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, Schedule, SFTConfig
 from jaxrlhf.trainers.grpo_config import GRPOConfig, GRPOOptions
-from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions
+from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions, PTXConfig
 from jaxrlhf.trainers.rollout_config import RolloutConfig
 
 
@@ -38,6 +38,15 @@ def ppo(**fields: Any) -> PPOConfig:
         (OptimConfig, {"warmup_steps": -1}, "warmup_steps=-1 must not be negative"),
         (PPOOptions, {"critic_learning_rate": 0.0}, "critic_learning_rate=0.0 must be positive"),
         (PPOOptions, {"gamma": 1.5, "mini_batches": 0}, r"mini_batches=0 must be positive; gamma=1.5 must lie in"),
+        (PPOOptions, {"kl_target": 0.0, "score_clip": 0.0}, "kl_target=0.0 must be positive; score_clip=0.0 must be"),
+        (PPOOptions, {"entropy_coef": -1.0}, "entropy_coef=-1.0 must not be negative"),
+        (PPOOptions, {"kl_horizon": 10}, "kl_horizon=10 has no effect on a fixed price; set kl_target"),
+        (PPOOptions, {"kl_target": 6.0, "kl_coef": 0.0}, "a price of kl_coef=0 cannot adapt"),
+        (PPOOptions, {"kl": "exact", "kl_coef": 0.0}, "kl=exact has no effect at kl_coef=0"),
+        (PPOOptions, {"early_stop_kl": 0.1, "epochs": 1}, "early_stop_kl=0.1 has no effect on a single update"),
+        (PPOOptions, {"normalize_scores": "std"}, "normalize_scores='std' is unknown"),
+        (PTXConfig, {"coef": 0.0, "batch_size": 0}, "coef=0.0 must be positive; batch_size=0 must be positive"),
+        (ppo, {"ptx": PTXConfig(batch_size=6), "micro_batches": 4}, "micro_batches=4 does not divide ptx.batch_size=6"),
         (RolloutConfig, {"temperature": 0.0, "answers": 0}, "temperature=0.0 .*; answers=0 must be positive"),
         (sft, {"batch_size": 0, "keep": 0}, "batch_size=0 must be positive; keep=0 must be positive"),
         (sft, {"micro_batches": 0}, "micro_batches=0 must be positive"),
