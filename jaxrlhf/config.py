@@ -201,12 +201,13 @@ def _construct(cls: Any, values: dict[str, Any], node: Node, key: str, problems:
 def _convert_tuple(wanted: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
     """Fills a tuple from a list, one string, or overrides of single entries, which change entries of the default."""
     kinds = typing.get_args(wanted)
+    of_strings = kinds[-1] is Ellipsis and (kinds[0] is str or typing.get_origin(kinds[0]) is typing.Literal)
     entries = list(default) if node.partial and default is not dataclasses.MISSING else []
     if isinstance(node.value, list):
         given = dict(enumerate(node.value))
     elif node.partial and isinstance(node.value, dict) and all(name.isdecimal() for name in node.value):
         given = {int(name): child for name, child in node.value.items()}
-    elif kinds == (str, Ellipsis) and isinstance(node.value, str) and node.value and node.kind != "null":
+    elif of_strings and isinstance(node.value, str) and node.value and node.kind != "null":
         given = {0: node}
     else:
         return _complain(node, key, type_name(wanted), problems)

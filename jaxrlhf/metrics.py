@@ -1,4 +1,4 @@
-"""What a run reports on the host: `metrics.jsonl`, `samples.jsonl`, and a line or a bar for whoever watches.
+"""What a run reports on the host: files of JSON lines, and a line or a bar for whoever watches.
 
 Values arrive as plain numbers. Names are paths; wall-clock values live under `time/`, so that two runs can be compared
 without them.
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,7 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` and `samples.jsonl` of a run's folder, one JSON object a line.
+    """Appends to `metrics.jsonl`, `events.jsonl`, `histograms.jsonl` and `samples.jsonl` of a run's folder.
+
+    Each line is a JSON object with a step.
 
     Args:
         folder: the run's folder; created if it is not there.
@@ -58,8 +61,19 @@ class MetricsWriter:
         """Appends one line for each sample: its step, then its own fields (prompt, response, reward ...)."""
         self._append("samples.jsonl", [{"step": step} | dict(sample) for sample in samples])
 
+    def write_histograms(self, step: int, histograms: Mapping[str, Mapping[str, Any]]) -> None:
+        """Appends one line of histograms by name, each with `edges`, `counts` and what else is told of it."""
+        self._append("histograms.jsonl", [{"step": step} | dict(histograms)])
+
+    def write_event(self, event: str, step: int, **details: Any) -> None:
+        """Appends what happened to the run itself ("start", "resume", "finished", "stopped"), with the time in UTC."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._append("events.jsonl", [{"event": event, "step": step, "time": now} | details])
+
     def truncate(self, step: int) -> None:
         """Drops the lines after `step`, and a last line that a kill cut short. Call it when a run resumes at `step`.
+
+        Events stay, since they happened.
 
         Raises:
             ValueError: a line is not a JSON object with a step; names file and line.
@@ -67,10 +81,9 @@ class MetricsWriter:
         if not self._main:
             return
         self.close()
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            path = self._folder / name
-            if path.exists():
-                _truncate(path, step)
+        for name in ("metrics.jsonl", "histograms.jsonl", "samples.jsonl"):
+            _truncate(self._folder / name, step)
+        _truncate(self._folder / "events.jsonl", sys.maxsize)
 
     def close(self) -> None:
         """Closes the files; a later line opens its file again."""
@@ -87,7 +100,7 @@ class MetricsWriter:
         self.close()
 
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
-        if not self._main:
+        if not self._main or not rows:
             return
         if name not in self._files:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +112,8 @@ class MetricsWriter:
 
 
 def _truncate(path: Path, step: int) -> None:
+    if not path.exists():
+        return
     # Bytes, since a kill can also cut a character of the last line in two.
     *lines, rest = path.read_bytes().split(b"\n")
     kept = [line for number, line in enumerate(lines, start=1) if _step_of(f"{path}:{number}", line) <= step]

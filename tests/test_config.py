@@ -31,6 +31,7 @@ class Run:
     reference: Source | None = None
     datasets: tuple[Source, ...] = ()
     stop: tuple[str, ...] = ("\n",)
+    shown: tuple[Literal["curve", "table"], ...] = ()
     betas: tuple[float, float] = (0.9, 0.999)
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     limit: int | None = None
@@ -86,6 +87,8 @@ def test_file_and_overrides_in_order(tmp_path):
         ("stop=[a, 'null']", "stop", ("a", "null")),
         ("stop.1=b", "stop", ("\n", "b")),
         ("stop=a.py:f", "stop", ("a.py:f",)),
+        ("shown=table", "shown", ("table",)),
+        ("shown=[table,curve]", "shown", ("table", "curve")),
         ("stop=3", "stop", ("3",)),
         ("betas.1=0.5", "betas", (0.9, 0.5)),
         ("columns.prompt=question", "columns", {"prompt": "question"}),
@@ -124,6 +127,7 @@ def test_override_of_a_value_given_on_the_command_line():
         ("path=p", "config.path is unknown; did you mean 'reference.path' or 'datasets.0.path'?"),
         ("stop=", "config.stop: found the string '', expected list of string"),
         ("stop=null", "config.stop: found null, expected list of string"),
+        ("shown=tabel", "config.shown.0: found the string 'tabel', expected one of 'curve', 'table'; did you mean"),
         ("stop={a: b}", "config.stop: found a mapping, expected list of string"),
         ("betas=1", "config.betas: found the int 1, expected list of float"),
         ("columns=a", "config.columns: found the string 'a', expected mapping to string"),

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -45,6 +46,7 @@ def test_resumed_files_equal_unbroken_ones(tmp_path):
                 writer.truncate(resume)
             for step in steps:
                 writer.write(step, {"loss": 1 / (step + 1)})
+                writer.write_histograms(step, {"scores": {"edges": [0, step], "counts": [1]}})
                 writer.write_samples(step, [{"prompt": "a\u2028b", "response": f"{step}-{row}"} for row in range(2)])
 
     run(tmp_path / "unbroken", range(6))
@@ -52,8 +54,33 @@ def test_resumed_files_equal_unbroken_ones(tmp_path):
     with (tmp_path / "broken/metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed while writing
     run(tmp_path / "broken", range(3, 6), resume=2)
-    for name in ("metrics.jsonl", "samples.jsonl"):
+    for name in ("metrics.jsonl", "histograms.jsonl", "samples.jsonl"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_events_stay_but_for_one_that_a_kill_cut_short(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write_event("start", 0, command=["jaxrlhf", "sft"])
+        writer.write_event("stopped", 7, why="ValueError: no")
+        with (tmp_path / "events.jsonl").open("a") as file:
+            file.write('{"event": "star')
+        writer.truncate(3)
+        writer.write_event("resume", 3)
+    lines = _lines(tmp_path / "events.jsonl")
+    times = [datetime.fromisoformat(line.pop("time")) for line in lines]
+    assert lines == [
+        {"event": "start", "step": 0, "command": ["jaxrlhf", "sft"]},
+        {"event": "stopped", "step": 7, "why": "ValueError: no"},
+        {"event": "resume", "step": 3},
+    ]
+    assert times[0].utcoffset() == timedelta(0)
+    assert abs(times[0] - datetime.now(UTC)) < timedelta(minutes=5)
+
+
+def test_nothing_to_write_makes_no_file(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write_samples(1, [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_broken_line_in_the_middle_is_an_error(tmp_path):
@@ -86,6 +113,8 @@ def test_sample_with_half_a_surrogate_is_written(tmp_path):
 def test_other_processes_write_nothing(tmp_path):
     with MetricsWriter(tmp_path, main=False) as writer:
         writer.write(1, {"loss": 1.0})
+        writer.write_event("start", 0)
+        writer.write_histograms(1, {"scores": {"edges": [0, 1], "counts": [1]}})
         writer.truncate(0)
     assert list(tmp_path.iterdir()) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from typing import Any, Literal
 
 from jaxrlhf.config_checks import Condition, check, not_negative, positive
@@ -14,6 +15,9 @@ Schedule = Literal["constant", "linear", "cosine"]
 """The shapes that `optim.SCHEDULES` computes."""
 
 Extreme = Literal["min", "max"]
+
+TrackerName = Literal["tensorboard", "wandb"]
+"""What `trackers.open_trackers` opens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +65,8 @@ class TrainConfig:
     """What every training run is told.
 
     Attributes:
-        out: folder of the run: config.yaml, metrics.jsonl, samples.jsonl, checkpoints/, export/. The same command run
-            again goes on from the last checkpoint in it.
+        out: folder of the run: config.yaml, metrics.jsonl, events.jsonl, histograms.jsonl, samples.jsonl,
+            checkpoints/, export/. The same command run again goes on from the last checkpoint in it.
         model: what to start from: a Hugging Face folder, a hub id, or the folder of another run (its export).
         dataset: file, folder or hub id to train on.
         datasets: several of them with weights, in place of `dataset`.
@@ -73,6 +77,8 @@ class TrainConfig:
         steps: number of steps, positive.
         seed: of data order, sampling and new parameters, from 0 to 2**32 - 1.
         log_every: steps between two lines of metrics, positive.
+        trackers: where metrics go besides metrics.jsonl: "tensorboard", files in tensorboard/ of `out`; "wandb",
+            Weights & Biases, as its environment variables say. Each needs the extra of its name.
         eval_every: steps between two evaluations; 0 evaluates before the first step and after the last only.
         eval_batch_size: rows of an evaluation batch, over all devices; None means those of a micro-batch.
         save_every: steps between two checkpoints, from which an interrupted run goes on; 0 saves after the last step
@@ -97,6 +103,7 @@ class TrainConfig:
     steps: int | None = None
     seed: int = 0
     log_every: int = 10
+    trackers: tuple[TrackerName, ...] = ()
     eval_every: int = 0
     eval_batch_size: int | None = None
     save_every: int = 500
@@ -116,6 +123,7 @@ class TrainConfig:
             *not_negative(self, "eval_every", "save_every"),
             (0 <= self.seed < 2**32, f"seed={self.seed} must lie in 0 ... 2**32 - 1"),
             self._divides(),
+            self._trackers_are_known(),
             (self.steps is None or self.epochs == 1.0, f"epochs={self.epochs} has no effect beside steps; keep one"),
             (not (self.dataset and self.datasets), "dataset and datasets are both given; keep one of them"),
             (
@@ -143,6 +151,14 @@ class TrainConfig:
     def best_is(self) -> Extreme:
         """Whether the smallest or the largest value of `best_metric` is the best."""
         return "min" if self.best_mode is None else self.best_mode
+
+    def _trackers_are_known(self) -> Condition:
+        """Whether each tracker is one, and named once, and the message if not."""
+        known = typing.get_args(TrackerName)
+        once = len(set(self.trackers)) == len(self.trackers)
+        return once and set(self.trackers) <= set(known), (
+            f"trackers={self.trackers!r}: expected a list of {', '.join(map(repr, known))}, each once at most"
+        )
 
     def _divides(self) -> Condition:
         """Whether the rows of a step can be cut into its parts, and the message if not."""

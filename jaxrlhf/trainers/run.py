@@ -1,6 +1,6 @@
 """The folder of a run: what was asked, what happened, where it can go on, and what came out.
 
-config.yaml    metrics.jsonl    samples.jsonl    checkpoints/    export/
+config.yaml    metrics.jsonl    events.jsonl    histograms.jsonl    samples.jsonl    checkpoints/    export/
 """
 
 from __future__ import annotations
@@ -8,26 +8,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import yaml
 from jax.sharding import Mesh
 
-import jaxrlhf
 from jaxrlhf.checkpoint.export import export_hf
 from jaxrlhf.checkpoint.fingerprint import fingerprint
 from jaxrlhf.checkpoint.state import Checkpoints
-from jaxrlhf.config import diff, dump, load, to_dict
+from jaxrlhf.config import dump, to_dict
 from jaxrlhf.data.encoder import with_template
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
+from jaxrlhf.trackers import check_installed, open_trackers
 from jaxrlhf.trainers.config import TrainConfig
+from jaxrlhf.trainers.invocation import invocation, versions
 from jaxrlhf.trainers.journal import Journal
+from jaxrlhf.trainers.same_run import check_same_run
 from jaxrlhf.trainers.start import Start
 from jaxrlhf.types import Params
 
@@ -35,13 +37,6 @@ log = logging.getLogger(__name__)
 
 FEW_STEPS = 10
 """Runs of fewer steps are warned of."""
-
-HARMLESS = {"out", "log_every", "eval_every", "eval_batch_size", "save_every", "keep", "samples_every"}
-"""Keys that a resumed run may change without a word."""
-
-ANNOUNCED = {"steps", "epochs", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.cpu_devices"}
-"""Keys that a resumed run may change, and that are logged: the schedule, and rounding, depend on them."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -73,6 +68,7 @@ class Run:
         digest: of the data, once `plan` was called.
         frozen: fingerprint of the models that are not trained, once `resume` was called.
         total: number of steps, once `plan` was called.
+        begun: whether anything was written, which `resume` does.
     """
 
     config: TrainConfig
@@ -84,6 +80,7 @@ class Run:
     digest: str = ""
     frozen: str = ""
     total: int = 0
+    begun: bool = False
 
     def plan(self, digest: str, rows: int) -> int:
         """Fixes the number of steps.
@@ -107,6 +104,10 @@ class Run:
                 self.total,
             )
         return self.total
+
+    def also_reads(self, digest: str) -> None:
+        """Adds further data to those that a resumed run must find unchanged."""
+        self.digest = hashlib.sha256(f"{self.digest} {digest}".encode()).hexdigest()
 
     def resume(self, state: Any, frozen: Params) -> tuple[Any, int]:
         """The state to go on from, and the number of steps that were taken: `state` itself and 0 for a new run.
@@ -148,7 +149,12 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
         self.writer.truncate(step)
-        self.journal.begin(self.total, max(step, 0), num_tokens)
+        taken = max(step, 0)
+        self.writer.write_event("start" if step < 0 else "resume", taken, **invocation(self.mesh))
+        self.begun = True
+        names = self.config.trackers if is_main() else ()
+        trackers = open_trackers(names, self.folder, step, to_dict(self.config))
+        self.journal.begin(self.total, taken, num_tokens, trackers)
 
     def evaluates_at(self, step: int) -> bool:
         """Whether an evaluation follows this many steps."""
@@ -192,7 +198,7 @@ class Run:
             "data": self.digest,
             "frozen": self.frozen,
             "num_tokens": self.journal.num_tokens,
-            "versions": {"jaxrlhf": jaxrlhf.__version__, "jax": jax.__version__},
+            "versions": versions(),
         }
         self.checkpoints.save(step, state, record, metrics)
 
@@ -228,8 +234,10 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             `log_every` that change nothing, and `steps` or `epochs`, which may grow.
 
     Raises:
-        ValueError: if batch sizes do not divide over the devices, or the folder holds another run.
+        ValueError: if batch sizes do not divide over the devices, the folder holds another run, or the package of a
+            tracker is missing.
     """
+    check_installed(config.trackers)
     initialize()
     mesh = open_mesh(config.mesh)
     for name in ("batch_size", "eval_batch_size"):
@@ -244,39 +252,40 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         folder / "checkpoints", keep=config.keep, best_metric=config.best_metric, best_mode=config.best_is
     )
     if checkpoints.steps():
-        _check_same_run(folder, config)
+        check_same_run(folder, config)
     journal = Journal(writer, config.log_every, main=is_main())
-    with jax.set_mesh(mesh), checkpoints, writer, contextlib.closing(journal):
-        yield Run(
-            config=config,
-            folder=folder,
-            mesh=mesh,
-            checkpoints=checkpoints,
-            journal=journal,
-            writer=writer,
-        )
+    run = Run(
+        config=config,
+        folder=folder,
+        mesh=mesh,
+        checkpoints=checkpoints,
+        journal=journal,
+        writer=writer,
+    )
+    with jax.set_mesh(mesh), writer, _end_noted(run), checkpoints, journal:
+        yield run
+
+
+@contextlib.contextmanager
+def _end_noted(run: Run) -> Iterator[None]:
+    """Writes into the events how a run that had begun ended, once all else is on disk."""
+    try:
+        yield
+    except BaseException as error:
+        if run.begun:
+            run.writer.write_event("stopped", run.journal.step, why=_why(error))
+        raise
+    if run.begun:
+        run.writer.write_event("finished", run.total)
+
+
+def _why(error: BaseException) -> str:
+    """One line that says what ended a run."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    message = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _layout(state: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-
-
-def _check_same_run(folder: Path, config: TrainConfig) -> None:
-    """Holds the config against that of the run whose checkpoints are in the folder."""
-    path = folder / "config.yaml"
-    if set(yaml.safe_load(path.read_text(encoding="utf-8"))) != set(to_dict(config)):
-        raise ValueError(f"{folder} holds a run of another method; choose another `out`")
-    changed = diff(load(type(config), path), config)
-    blocked = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items() if key not in HARMLESS | ANNOUNCED]
-    if blocked:
-        raise ValueError(
-            f"{folder} holds a run with another configuration ({'; '.join(blocked)}); choose another `out` (to go on "
-            f"from its model, with model={folder} once it has ended), or remove the folder"
-        )
-    for key in ANNOUNCED & set(changed):
-        log.info("%s of %s changes from %r to %r", key, folder, *changed[key])
-    if {"steps", "epochs"} & set(changed) and config.optim.schedule != "constant":
-        log.warning(
-            "the %s schedule was planned to end earlier; the rate jumps, and the result is not that of one long run",
-            config.optim.schedule,
-        )

@@ -1,7 +1,6 @@
 """A model, rows and configs small enough to train in a test, in the demo's language."""
 
 import dataclasses
-import functools
 import json
 import sys
 from pathlib import Path
@@ -16,15 +15,16 @@ from jaxrlhf.demo.texts import make_demonstrations
 from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.decoder import init_params
-from jaxrlhf.trainers import dpo, grpo, kto, ppo, reward, sft
+from jaxrlhf.trainers import dpo, grpo, kto, ppo, rejection, reward, sft
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, OptimConfig, RewardConfig, SFTConfig
 from jaxrlhf.trainers.grpo_config import GRPOConfig, GRPOOptions
-from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions
+from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions, PTXConfig
+from jaxrlhf.trainers.rejection_config import RejectionConfig, RejectionOptions
 from jaxrlhf.trainers.rollout_config import RolloutConfig
 from jaxrlhf.trainers.run import Run, Trained
 from jaxrlhf.trainers.start import Start
 
-METHODS = ("sft", "reward", "kwise", "dpo", "kto", "ppo", "grpo")
+METHODS = ("sft", "reward", "kwise", "dpo", "kto", "ppo", "grpo", "rejection")
 
 
 def start() -> Start:
@@ -106,14 +106,29 @@ def config(method: str, out: Path, **changes: Any) -> Any:
         "kto": KTOConfig,
         "ppo": PPOConfig,
         "grpo": GRPOConfig,
+        "rejection": RejectionConfig,
     }
-    if method in ("ppo", "grpo"):
-        base[method] = {"ppo": PPOOptions, "grpo": functools.partial(GRPOOptions, kl_coef=0.1)}[method](
-            epochs=2, mini_batches=2
-        )
+    if method == "ppo_options":
+        return ppo_with_options(config("ppo", out, **changes))
+    if method in ("ppo", "grpo", "rejection"):
+        base[method] = {
+            "ppo": PPOOptions(epochs=2, mini_batches=2),
+            "grpo": GRPOOptions(epochs=2, mini_batches=2, kl_coef=0.1),
+            "rejection": RejectionOptions(epochs=2),
+        }[method]
         base["rollout"] = RolloutConfig(max_new_tokens=6, answers=2)
         base["samples_every"] = 1
     return classes[method](**{**base, **changes})
+
+
+def ppo_with_options(plain: PPOConfig) -> PPOConfig:
+    """All that PPO can carry from one rollout to the next, and all that can leave an update out."""
+    options = dataclasses.replace(
+        plain.ppo, kl="exact", kl_target=0.01, kl_horizon=64, normalize_scores="standardize", score_clip=1.5,
+        entropy_coef=0.01, early_stop_kl=1e-4, critic_warmup_steps=1,
+    )  # fmt: skip
+    ptx = PTXConfig(coef=0.5, batch_size=8, data=DataConfig(max_length=48))
+    return dataclasses.replace(plain, ppo=options, ptx=ptx)
 
 
 def train(method: str, out: Path, model: Start | None = None, **changes: Any) -> Trained:
@@ -129,8 +144,11 @@ def train(method: str, out: Path, model: Start | None = None, **changes: Any) ->
         return dpo.run(settings, model=model, dataset=pairs(), eval_dataset=pairs(5))
     if method == "kto":
         return kto.run(settings, model=model, dataset=labelled(), eval_dataset=labelled(5))
-    run = {"ppo": ppo.run, "grpo": grpo.run}[method]
-    return run(settings, model=model, dataset=prompts(), eval_dataset=prompts(5), rewards=[mentions])
+    data = {"dataset": prompts(), "eval_dataset": prompts(5), "rewards": [mentions]}
+    if method in ("grpo", "rejection"):
+        return {"grpo": grpo.run, "rejection": rejection.run}[method](settings, model=model, **data)
+    texts = demonstrations() if method == "ppo_options" else None
+    return ppo.run(settings, model=model, ptx_dataset=texts, **data)
 
 
 def stop_after(step: str) -> None:
@@ -153,7 +171,18 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "samples.jsonl"
+    return _lines(folder / "samples.jsonl")
+
+
+def histograms(folder: Path) -> list[dict[str, Any]]:
+    return _lines(folder / "histograms.jsonl")
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return _lines(folder / "events.jsonl")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

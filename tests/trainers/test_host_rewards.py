@@ -52,6 +52,40 @@ def test_a_stop_token_that_is_a_word_is_no_part_of_the_answer():
     assert [text.split() for text in stopped.completions][0] == ["the", "room"]
 
 
+def test_the_first_rows_are_shown_and_the_best_and_the_worst_of_all():
+    found = read_answers(on_devices(samples(TOKENIZER.eos_token_id)), INDEX, OWNERS, 2, TOKENIZER)
+    totals = jnp.asarray([1.0, 4.0, np.nan, -2.0, 9.0, 9.0, 9.0, 9.0])  # the last rows are padding
+    scores = {"one": totals / 2, "other": jnp.full(8, jnp.nan)}
+    rows = found.rows_to_show(scores, totals)
+    assert [(row["split"], row["pick"], row["prompt"], row["score"]) for row in rows] == [
+        ("train", "first", "b", 1.0),
+        ("train", "first", "b", 4.0),
+        ("train", "first", "a", None),
+        ("train", "first", "a", -2.0),
+        ("train", "best", "b", 4.0),
+        ("train", "worst", "a", -2.0),
+    ]
+    assert rows[1]["scores"] == {"one": 2.0, "other": None}
+    assert [row["terminated"] for row in rows] == [True, True, True, False, True, False]
+    assert rows[4]["completion"] == found.completions[1]
+
+
+def test_rows_without_scores_have_no_best_and_no_worst():
+    found = read_answers(on_devices(samples(TOKENIZER.eos_token_id)), INDEX, OWNERS, 2, TOKENIZER)
+    rows = found.rows_to_show({"one": jnp.full(8, jnp.nan)}, jnp.full(8, jnp.nan))
+    assert [row["pick"] for row in rows] == ["first"] * 4
+
+
+def test_one_answer_to_each_prompt_is_shown_of_an_evaluation():
+    found = read_answers(on_devices(samples(TOKENIZER.eos_token_id)), INDEX, OWNERS, 2, TOKENIZER)
+    totals = jnp.arange(8.0)
+    rows = found.prompts_to_show({"one": totals}, totals, 2)
+    assert [(row["split"], row["pick"], row["prompt"], row["score"]) for row in rows] == [
+        ("eval", "first", "b", 0.0),
+        ("eval", "first", "a", 2.0),
+    ]
+
+
 def test_scores_go_to_the_rows_they_are_of():
     found = read_answers(on_devices(samples(TOKENIZER.eos_token_id)), INDEX, OWNERS, 2, TOKENIZER)
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrlhf.sharding.config import MeshConfig
 from jaxrlhf.trainers import grpo, ppo
 from jaxrlhf.trainers.config import OptimConfig
 from jaxrlhf.trainers.grpo_config import GRPOOptions
@@ -12,9 +13,11 @@ from jaxrlhf.trainers.start import scalar_start
 from tests.trainers.small import (
     always_one,
     config,
+    histograms,
     mentions,
     metrics,
     prompts,
+    samples,
     start,
     train,
 )
@@ -77,3 +80,41 @@ def test_a_batch_that_teaches_nothing_is_warned_of(tmp_path, caplog):
         never = config("grpo", tmp_path / "b", steps=1)
         grpo.run(never, model=start(), dataset=prompts(), rewards=[lambda prompts, completions, **_: [None] * 16])
     assert "no reward has an opinion on any answer" in caplog.text
+
+
+def sometimes(prompts, completions, **columns):
+    """No opinion on every other answer."""
+    return [None if number % 2 else float(number) for number in range(len(completions))]
+
+
+def test_weighted_totals_of_all_answers_are_counted_and_shown(tmp_path):
+    settings = config("grpo", tmp_path / "run", steps=2, log_every=2, save_every=0, reward_weights=(0.5, 0.0))
+    grpo.run(settings, model=start(), dataset=prompts(), rewards=[sometimes, always_one])
+    (line,) = histograms(tmp_path / "run")
+    assert line["step"] == 2  # both steps, of 16 answers each
+    assert (line["scores"]["edges"][0], line["scores"]["edges"][-1]) == (0.0, 7.0)
+    assert sum(line["scores"]["counts"]) == line["scores"]["unscored"] == 16
+    shown = samples(tmp_path / "run")
+    assert [(row["pick"], row["score"]) for row in shown if row["step"] == 1] == [
+        *(("first", None if number % 2 else number / 2) for number in range(8)),
+        ("best", 7.0),
+        ("worst", 0.0),
+    ]
+    assert shown[1]["scores"] == {"sometimes": None, "always_one": 1.0}
+    assert shown[2]["scores"] == {"sometimes": 2.0, "always_one": 1.0}
+
+
+def test_the_same_held_out_prompts_are_shown_at_each_evaluation(tmp_path):
+    """Of the first two batches of four."""
+    changes = {"batch_size": 4, "eval_batch_size": 4, "mesh": MeshConfig(data=4, tensor=2)}
+    settings = config("grpo", tmp_path / "run", steps=2, eval_every=1, samples_every=2, **changes)
+    held_out = prompts(11)
+    grpo.run(settings, model=start(), dataset=prompts(), eval_dataset=held_out, rewards=[mentions])
+    shown = [(row["step"], row["prompt"]) for row in samples(tmp_path / "run") if row["split"] == "eval"]
+    assert shown == [(step, row["prompt"]) for step in range(3) for row in held_out[:8]]
+
+
+def test_no_samples_are_written_at_samples_every_0(tmp_path):
+    train("grpo", tmp_path / "run", steps=1, samples_every=0)
+    assert not (tmp_path / "run" / "samples.jsonl").exists()
+    assert len(histograms(tmp_path / "run")) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf.models.load import load_policy
-from tests.trainers.small import metrics, samples, train
+from tests.trainers.small import events, histograms, metrics, samples, train
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (
@@ -41,8 +41,16 @@ def test_two_processes_equal_one(method, tmp_path):
     assert [line[name] for line in metrics(tmp_path / "two") if name in line] == pytest.approx(
         [line[name] for line in metrics(tmp_path / "one") if name in line], rel=1e-4
     )
-    one, two = ([(row["prompt"], row["completion"]) for row in samples(tmp_path / name)] for name in ("one", "two"))
+    one, two = ([_told(row) for row in samples(tmp_path / name) if row["step"]] for name in ("one", "two"))
     assert one[:8] == two[:8]  # of the first step, and of the first process
+    one, two = ([row["scores"]["counts"] for row in histograms(tmp_path / name)] for name in ("one", "two"))
+    assert one == two  # of the answers of all processes
+    begun = [(line["event"], line["processes"]) for line in events(tmp_path / "two") if "processes" in line]
+    assert begun == [("start", 2), ("resume", 2)][: len(launches)]
+
+
+def _told(row):
+    return row["prompt"], row["completion"], row["score"]
 
 
 def _leaves(tree):

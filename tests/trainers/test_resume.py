@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from jaxrlhf.trainers.run import Run
-from tests.trainers.small import METHODS, assert_same_params, metrics, samples, train
+from tests.trainers.small import METHODS, assert_same_params, histograms, metrics, samples, train
 
 
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", (*METHODS, "ppo_options"))
 def test_resumed_run_equals_unbroken_one(method, tmp_path, monkeypatch):
     whole = train(method, tmp_path / "whole")
 
@@ -37,6 +37,7 @@ def test_resumed_run_equals_unbroken_one(method, tmp_path, monkeypatch):
     assert_same_params(whole.model, resumed.model)
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
     assert samples(tmp_path / "broken") == samples(tmp_path / "whole")
+    assert histograms(tmp_path / "broken") == histograms(tmp_path / "whole")
 
 
 def test_lines_after_the_checkpoint_are_written_anew(tmp_path, monkeypatch):
@@ -78,6 +79,7 @@ def test_a_process_killed_by_signal_resumes(tmp_path):
     assert_same_params(whole.model, resumed.model)
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
     assert samples(tmp_path / "killed") == samples(tmp_path / "whole")
+    assert histograms(tmp_path / "killed") == histograms(tmp_path / "whole")
 
 
 def test_running_a_finished_run_again_changes_nothing(tmp_path):

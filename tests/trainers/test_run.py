@@ -8,10 +8,13 @@ import yaml
 
 from jaxrlhf.trainers import dpo, sft
 from jaxrlhf.trainers.config import OptimConfig
+from jaxrlhf.trainers.run import Run
+from tests.event_files import points
 from tests.trainers.small import (
     assert_same_params,
     config,
     demonstrations,
+    events,
     metrics,
     pairs,
     start,
@@ -22,7 +25,8 @@ from tests.trainers.small import (
 def test_folder_holds_everything(tmp_path):
     train("ppo", tmp_path / "run")
     found = {path.name for path in (tmp_path / "run").iterdir()}
-    assert found == {"config.yaml", "metrics.jsonl", "samples.jsonl", "checkpoints", "export"}
+    lines = {"metrics.jsonl", "events.jsonl", "histograms.jsonl", "samples.jsonl"}
+    assert found == lines | {"config.yaml", "checkpoints", "export"}
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["rollout"]["max_new_tokens"] == 6
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
         p.name for p in (tmp_path / "run/export").iterdir()
@@ -45,7 +49,7 @@ def test_other_data_in_the_folder_are_refused(tmp_path):
 def test_harmless_keys_may_change(tmp_path):
     train("sft", tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    train("sft", tmp_path / "run", log_every=2, keep=5)
+    train("sft", tmp_path / "run", log_every=2, keep=5, trackers=("tensorboard",))
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["keep"] == 5
 
@@ -120,12 +124,6 @@ def test_a_misspelt_metric_is_named(tmp_path):
         train("sft", tmp_path / "run", best_metric="eval/los", best_mode="min")
 
 
-def test_the_folder_of_another_method_is_refused_in_one_sentence(tmp_path):
-    train("sft", tmp_path / "run", steps=1)
-    with pytest.raises(ValueError, match="run holds a run of another method; choose another `out`"):
-        train("ppo", tmp_path / "run", steps=1)
-
-
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(ValueError, match="out=.*run is a file; name a folder"):
@@ -153,3 +151,94 @@ def test_a_refused_resume_leaves_the_config_alone(tmp_path):
     with pytest.raises(ValueError, match="has taken 2 steps"):
         train("sft", tmp_path / "run", steps=1)
     assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def happened(folder):
+    return [(line["event"], line["step"]) for line in events(folder)]
+
+
+def break_at(step, error):
+    """Raises an error before a step is saved."""
+    saves_at = Run.saves_at
+
+    def broken(self, now):
+        if now == step:
+            raise error
+        return saves_at(self, now)
+
+    return broken
+
+
+def test_events_tell_what_was_run_and_how_it_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/jaxrlhf", "sft", "seed=0"])
+    monkeypatch.setattr("__main__.__spec__", None)
+    train("sft", tmp_path / "run", steps=1)
+    first, last = events(tmp_path / "run")
+    assert (first["event"], first["step"]) == ("start", 0) and (last["event"], last["step"]) == ("finished", 1)
+    assert first["command"] == ["jaxrlhf", "sft", "seed=0"]
+    assert first["devices"] == "8 x cpu" and first["processes"] == 1 and first["versions"]["jax"] == jax.__version__
+    assert last.keys() == {"event", "step", "time"}
+
+
+@pytest.mark.parametrize(
+    "error, why",
+    [
+        (ValueError("no\nmore"), "ValueError: no"),
+        (AssertionError(), "AssertionError"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_an_error_is_noted_in_one_line_and_passed_on(tmp_path, monkeypatch, error, why):
+    monkeypatch.setattr(Run, "saves_at", break_at(1, error))
+    with pytest.raises(type(error)) as raised:
+        train("sft", tmp_path / "run")
+    assert raised.value is error
+    assert events(tmp_path / "run")[-1]["why"] == why
+
+
+def test_events_of_all_attempts_are_kept(tmp_path, monkeypatch):
+    for step in (1, 3):
+        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(Run, "saves_at", break_at(step, ZeroDivisionError()))
+            train("sft", tmp_path / "run")
+    train("sft", tmp_path / "run")
+    attempts = [("start", 0), ("stopped", 1), ("start", 0), ("stopped", 3), ("resume", 2), ("finished", 4)]
+    assert happened(tmp_path / "run") == attempts
+
+
+def test_a_run_that_was_refused_leaves_no_event(tmp_path):
+    train("sft", tmp_path / "run", steps=2)
+    with pytest.raises(ValueError, match="has taken 2 steps"):
+        train("sft", tmp_path / "run", steps=1)
+    assert happened(tmp_path / "run") == [("start", 0), ("finished", 2)]
+
+
+def test_a_finished_run_that_is_run_again_says_so(tmp_path):
+    """Its export is written anew, which is worth a line."""
+    for _ in range(2):
+        train("sft", tmp_path / "run", steps=1)
+    assert happened(tmp_path / "run") == [("start", 0), ("finished", 1), ("resume", 1), ("finished", 1)]
+
+
+def test_a_run_is_finished_when_its_checkpoints_are_on_disk(tmp_path, monkeypatch):
+    def fail(self, *exception):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("jaxrlhf.checkpoint.state.Checkpoints.__exit__", fail)
+    with pytest.raises(OSError, match="disk full"):
+        train("sft", tmp_path / "run", steps=1)
+    assert events(tmp_path / "run")[-1]["why"] == "OSError: disk full"
+
+
+def test_trackers_have_what_metrics_jsonl_has(tmp_path):
+    for steps in (1, 2):
+        train("sft", tmp_path / "run", steps=steps, trackers=("tensorboard",), optim=OptimConfig(schedule="constant"))
+    written = {(name, line["step"]) for line in metrics(tmp_path / "run") for name in line if name != "step"}
+    drawn = [point[:2] for point in points(tmp_path / "run" / "tensorboard") if not point[0].startswith("time/")]
+    assert len(drawn) == len(set(drawn)) and set(drawn) == written
+
+
+def test_processes_other_than_the_first_write_no_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrlhf.trainers.run.is_main", lambda: False)
+    train("ppo", tmp_path / "run", steps=1, trackers=("tensorboard",))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "export"}
