@@ -9,7 +9,9 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import json
 import logging
+import re
 import shutil
 import sys
 import textwrap
@@ -64,7 +66,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("jaxrlhf").setLevel(logging.INFO)  # others speak up when something is wrong
     try:
-        config = load(command.config, options.config, options.overrides)
+        config = load(command.config, options.config, _overrides(command, options.overrides))
         _check_named(config)
         command.run(config)
     except (ValueError, TypeError, FileNotFoundError) as error:
@@ -107,12 +109,22 @@ def _is_our_message(error: Exception) -> bool:
     return Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
 
 
+def _overrides(command: Command, given: Sequence[str]) -> list[str]:
+    """Turns arguments without a key into the value of the one that takes them, unless it is given besides."""
+    keyed = [text for text in given if re.match(r"[\w.]+=", text)]
+    plain = [text for text in given if text not in keyed]
+    if command.positional is None or not plain or any(text.startswith(f"{command.positional}=") for text in keyed):
+        return list(given)
+    return [f"{command.positional}={json.dumps(plain, ensure_ascii=False)}", *keyed]
+
+
 def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"jaxrlhf {name}", description=command.help, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the keys below")
     parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was noticed")
+    positional = f"{command.positional}|" if command.positional else ""
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="changes one key, as in seed=1 or mesh.data=8"
+        "overrides", nargs="*", metavar=f"{positional}key=value", help="changes one key, as in seed=1 or mesh.data=8"
     )
     return parser
 

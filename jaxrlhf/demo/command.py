@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import resource
 import sys
 import time
 
 import jax
-import numpy as np
 from rich.console import Console
 
-from jaxrlhf.commands.sampled import Answered, answer_logprobs, score_answers
+from jaxrlhf.commands.config import ReportConfig
+from jaxrlhf.commands.report import run as write_report
 from jaxrlhf.demo import road
 from jaxrlhf.demo.config import DemoConfig
 from jaxrlhf.demo.gold import gold_score, pair_accuracy
+from jaxrlhf.demo.judging import best_of, judge, rewards
 from jaxrlhf.demo.language import held_out_prompts, make_prompts
 from jaxrlhf.demo.table import Goal, Result, show
 from jaxrlhf.sharding.mesh import make_mesh
@@ -74,7 +74,8 @@ def run(config: DemoConfig) -> Report:
     report = Report(results=results, goals=[judged, *goals_of(results)])
     show(console, report.results, report.goals, prompts)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    console.print(f"took {minutes} min {seconds} s, and {_peak_memory():.1f} GB of memory at most; runs: {config.out}")
+    console.print(f"took {minutes} min {seconds} s, and {_peak_memory():.1f} GB of memory at most")
+    console.print(f"runs: {config.out}; curves and answers: {write_report(ReportConfig(runs=(config.out,)))}")
     return report
 
 
@@ -112,52 +113,13 @@ def _reward_goal(scorer: Trained, held_out: list[road.Row]) -> Goal:
 
 
 def _evaluate(config: DemoConfig, models: Models, prompts: list[str]) -> list[Result]:
-    seed = road.seed_of(config, 6)
-    sft = _judge("SFT", models, road.sample(models.sft, prompts, answers=1, seed=seed))
+    def judged(name: str, policy: Start) -> Result:
+        answered = road.sample(policy, prompts, answers=1, seed=road.seed_of(config, 6))
+        return judge(name, policy, answered, scorer=models.reward, sft=models.sft)
+
     several = road.sample(models.sft, prompts, answers=BEST_OF, seed=road.seed_of(config, 7))
-    dpo = _judge("DPO", models, road.sample(models.dpo, prompts, answers=1, seed=seed), models.dpo)
-    ppo = _judge("PPO", models, road.sample(models.ppo, prompts, answers=1, seed=seed), models.ppo)
-    return [sft, _best_of(several, models), dpo, ppo]
-
-
-def _judge(name: str, models: Models, answered: Answered, policy: Start | None = None) -> Result:
-    """The result of one answer to each prompt; without a policy the answers are SFT's own, and there is no KL."""
-    texts = [texts[0] for texts in answered.completions]
-    kl = 0.0
-    if policy is not None:
-        logprobs, ref_logprobs = (
-            answer_logprobs(model, answered, compute=road.compute(model)) for model in (policy, models.sft)
-        )
-        kl = float(np.mean(logprobs - ref_logprobs))
-    return Result(
-        name=name,
-        gold=_gold(answered, texts),
-        reward=score_answers(models.reward, answered, compute=road.compute(models.reward))[:, 0],
-        kl=kl,
-        length=float(answered.lengths.mean()),
-        answers=texts,
-    )
-
-
-def _best_of(answered: Answered, models: Models) -> Result:
-    """The result of taking the answer that the reward model likes best."""
-    rewards = score_answers(models.reward, answered, compute=road.compute(models.reward))
-    rows, best = np.arange(len(rewards)), rewards.argmax(axis=1)
-    count = rewards.shape[1]
-    texts = [texts[index] for texts, index in zip(answered.completions, best, strict=True)]
-    return Result(
-        name=f"best of {count}",
-        gold=_gold(answered, texts),
-        reward=rewards[rows, best],
-        kl=math.log(count) - (count - 1) / count,
-        kl_is_bound=True,
-        length=float(answered.lengths[rows, best].mean()),
-        answers=texts,
-    )
-
-
-def _gold(answered: Answered, texts: list[str]) -> np.ndarray:
-    return np.array([gold_score(prompt, text) for prompt, text in zip(answered.prompts.texts, texts, strict=True)])
+    chosen = best_of(BEST_OF, several, rewards(models.reward, several))
+    return [judged("SFT", models.sft), chosen, judged("DPO", models.dpo), judged("PPO", models.ppo)]
 
 
 def goals_of(results: list[Result]) -> list[Goal]:

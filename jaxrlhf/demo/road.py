@@ -148,22 +148,27 @@ def train_reward(config: DemoConfig, base: Start, rows: list[Row], held_out: lis
 
 def train_ppo(config: DemoConfig, policy: Start, scorer: Start) -> Trained:
     """Trains the policy against the reward model."""
-    return ppo.run(
-        PPOConfig(
-            out=_folder(config, "ppo"),
-            batch_size=128,
-            steps=config.sizes.ppo_steps,
-            seed=config.seed,
-            log_every=10,
-            optim=OptimConfig(learning_rate=3e-4, schedule="constant"),
-            compute=compute(policy),
-            ppo=PPOOptions(kl_coef=0.05, epochs=2, mini_batches=2, critic_learning_rate=1e-3, missing_eos_penalty=2.0),
-            rollout=RolloutConfig(max_new_tokens=MAX_NEW_TOKENS),
-        ),
-        model=policy,
-        reward_model=scorer,
-        dataset=[{"prompt": prompt} for prompt in make_prompts(seed_of(config, 4), 6400)],
+    return ppo.run(ppo_config(config, policy), model=policy, reward_model=scorer, dataset=ppo_prompts(config))
+
+
+def ppo_config(config: DemoConfig, policy: Start) -> PPOConfig:
+    """How PPO is run."""
+    return PPOConfig(
+        out=_folder(config, "ppo"),
+        batch_size=128,
+        steps=config.sizes.ppo_steps,
+        seed=config.seed,
+        log_every=10,
+        optim=OptimConfig(learning_rate=3e-4, schedule="constant"),
+        compute=compute(policy),
+        ppo=PPOOptions(kl_coef=0.05, epochs=2, mini_batches=2, critic_learning_rate=1e-3, missing_eos_penalty=2.0),
+        rollout=RolloutConfig(max_new_tokens=MAX_NEW_TOKENS),
     )
+
+
+def ppo_prompts(config: DemoConfig) -> list[Row]:
+    """The prompts that PPO answers."""
+    return [{"prompt": prompt} for prompt in make_prompts(seed_of(config, 4), 6400)]
 
 
 def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
@@ -181,7 +186,7 @@ def train_dpo(config: DemoConfig, policy: Start, rows: list[Row]) -> Trained:
             compute=compute(policy),
         ),
         model=policy,
-        dataset=[_extreme_pair(row) for row in rows],
+        dataset=[extreme_pair(row) for row in rows],
     )
 
 
@@ -197,7 +202,7 @@ def encode(policy: Start, prompts: list[str]) -> Prompts:
     return encode_prompts([rows], policy.tokenizer, DataConfig(max_length=MAX_LENGTH), make_mesh(), batch_size=128)
 
 
-def _extreme_pair(row: Row) -> Row:
+def extreme_pair(row: Row) -> Row:
     """The pair that noise has turned round least often; a first and a last rank always differ."""
     ranked = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda pair: pair[0])
     return {"prompt": row["prompt"], "chosen": ranked[0][1], "rejected": ranked[-1][1]}

@@ -1,0 +1,32 @@
+from jaxrlhf.report.times import phases_of
+from tests.report.runs import record, write_run
+
+
+def test_phases_are_added_up_over_lines(tmp_path):
+    lines = [
+        {
+            "step": step,
+            "time/generate_s": 1.0 * step,
+            "time/train_s": 2.0,
+            "time/generate_tokens_per_s": 100.0,
+            "time/iteration_s": 5.0,
+        }
+        for step in (1, 2)
+    ]
+    assert phases_of(record(write_run(tmp_path / "run", lines))) == [
+        ("generate", 3.0, 100.0),
+        ("train", 4.0, None),
+        ("other", 3.0, None),
+    ]
+
+
+def test_rates_are_weighted_by_time(tmp_path):
+    lines = [
+        {"step": step, "time/train_tokens_per_s": rate, "time/iteration_s": seconds}
+        for step, rate, seconds in ((1, 100.0, 30.0), (2, 400.0, 10.0))
+    ]
+    assert phases_of(record(write_run(tmp_path / "run", lines))) == [("train", 40.0, 175.0)]
+
+
+def test_run_without_times_has_no_phases(tmp_path):
+    assert phases_of(record(write_run(tmp_path / "run", [{"step": 1, "loss": 1.0, "time/iteration_s": None}]))) == []
