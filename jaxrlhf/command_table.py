@@ -9,11 +9,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from jaxrlhf.commands.config import EvaluateConfig, ExportConfig, GenerateConfig
+from jaxrlhf.commands.config import BestOfNConfig, EvaluateConfig, ExportConfig, GenerateConfig, ReportConfig
 from jaxrlhf.demo.config import DemoConfig
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig
 from jaxrlhf.trainers.grpo_config import GRPOConfig
 from jaxrlhf.trainers.ppo_config import PPOConfig
+from jaxrlhf.trainers.rejection_config import RejectionConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,14 @@ class Command:
         example: arguments that say what the command cannot do without.
         config: the config dataclass.
         run: runs the command on a config.
+        positional: the key that takes arguments which are not of the form key=value, a list; None if they are mistakes.
     """
 
     help: str
     example: str
     config: type
     run: Callable[[Any], object]
+    positional: str | None = None
 
 
 def _sft(config: SFTConfig) -> object:
@@ -69,8 +72,20 @@ def _grpo(config: GRPOConfig) -> object:
     return run(config)
 
 
+def _rejection(config: RejectionConfig) -> object:
+    from jaxrlhf.trainers.rejection import run
+
+    return run(config)
+
+
 def _generate(config: GenerateConfig) -> object:
     from jaxrlhf.commands.generate import run
+
+    return run(config)
+
+
+def _bestofn(config: BestOfNConfig) -> object:
+    from jaxrlhf.commands.bestofn import run
 
     return run(config)
 
@@ -83,6 +98,12 @@ def _evaluate(config: EvaluateConfig) -> object:
 
 def _export(config: ExportConfig) -> object:
     from jaxrlhf.commands.export import run
+
+    return run(config)
+
+
+def _report(config: ReportConfig) -> object:
+    from jaxrlhf.commands.report import run
 
     return run(config)
 
@@ -130,11 +151,23 @@ COMMANDS = {
         config=GRPOConfig,
         run=_grpo,
     ),
+    "rejection": Command(
+        help="train a policy on the best of its own answers",
+        example="out=runs/rejection model=runs/sft dataset=prompts.jsonl reward_model=runs/reward",
+        config=RejectionConfig,
+        run=_rejection,
+    ),
     "generate": Command(
         help="sample answers to prompts",
         example="model=runs/sft dataset=prompts.jsonl out=answers.jsonl answers=4",
         config=GenerateConfig,
         run=_generate,
+    ),
+    "bestofn": Command(
+        help="sample answers to prompts and keep the best",
+        example="model=runs/sft dataset=prompts.jsonl reward_model=runs/reward out=best.jsonl answers=16",
+        config=BestOfNConfig,
+        run=_bestofn,
     ),
     "evaluate": Command(
         help="measure a model",
@@ -147,6 +180,13 @@ COMMANDS = {
         example="run=runs/ppo out=exported",
         config=ExportConfig,
         run=_export,
+    ),
+    "report": Command(
+        help="show a run, or compare several, on an HTML page",
+        example="runs/ppo",
+        config=ReportConfig,
+        run=_report,
+        positional="runs",
     ),
     "demo": Command(
         help="the whole way on a laptop, with a report",

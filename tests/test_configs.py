@@ -34,7 +34,7 @@ def parametrized(paths: list[Path]) -> pytest.MarkDecorator:
 
 
 def test_every_method_has_a_file():
-    assert {path.parent.name for path in FILES} == {"sft", "reward", "dpo", "kto", "ppo", "grpo"}
+    assert {path.parent.name for path in FILES} == {"sft", "reward", "dpo", "kto", "ppo", "grpo", "rejection"}
 
 
 @parametrized(FILES)

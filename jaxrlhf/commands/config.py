@@ -72,6 +72,92 @@ class GenerateConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """Rewards that say what the chosen answers are worth, and have no say in the choice.
+
+    Attributes:
+        reward_model: a reward model; it must share the policy's tokenizer.
+        rewards: Python rewards, `path.py:function` or `package.module:function`, added to the reward model's score.
+        reward_weights: factors of the rewards, the reward model's first if there is one; none means 1 each.
+    """
+
+    reward_model: str | None = None
+    rewards: tuple[str, ...] = ()
+    reward_weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks that weights have something to weigh."""
+        check(
+            self,
+            (
+                self.given or not self.reward_weights,
+                f"reward_weights={self.reward_weights} has no effect without a judge; set judge.reward_model or "
+                "judge.rewards",
+            ),
+        )
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a judge."""
+        return self.reward_model is not None or bool(self.rewards)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BestOfNConfig:
+    """The best of several answers to each prompt of a file, and what the best of fewer would be worth.
+
+    Attributes:
+        model: a Hugging Face folder, a hub id, or the folder of a run.
+        dataset: file, folder or hub id of prompts.
+        out: file of JSON lines to write, which must not exist: the prompt's row with `completion`, the best answer, and
+            its `score`.
+        answers: answers to each prompt, at least 2.
+        reward_model: a reward model to score answers with; it must share the policy's tokenizer.
+        rewards: Python rewards, `path.py:function` or `package.module:function`. An answer's score is the sum of all
+            rewards that have an opinion on it.
+        reward_weights: factors of the rewards, the reward model's first if there is one; none means 1 each.
+        judge: other rewards, to value what was chosen.
+        keep_all: whether rows have all answers, as `completions` with `scores` and `ranks`, in place of the best.
+        summary: file to write to as JSON what the best of 1, 2, ... answers is worth, which must not exist; None writes
+            none. It is printed either way.
+        batch_size: prompts at a time, positive.
+        sampling: how answers are drawn.
+        data: how rows become prompts.
+        compute: how models are computed.
+        mesh: how devices are divided.
+    """
+
+    model: str
+    dataset: str
+    out: str
+    answers: int = 16
+    reward_model: str | None = None
+    rewards: tuple[str, ...] = ()
+    reward_weights: tuple[float, ...] = ()
+    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
+    keep_all: bool = False
+    summary: str | None = None
+    batch_size: int = 32
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        """Checks ranges, and that there is something to choose among."""
+        check(
+            self,
+            *positive(self, "batch_size"),
+            (self.answers > 1, f"answers={self.answers} leaves nothing to choose among; use 2 or more"),
+            (
+                self.sampling.temperature > 0,
+                "sampling.temperature=0 draws the same answer every time; use a positive one",
+            ),
+            (self.summary is None or self.summary != self.out, f"summary and out are both {self.out}; name two files"),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """A measure of a model.
 
@@ -140,3 +226,26 @@ class ExportConfig:
     def __post_init__(self) -> None:
         """Checks the range and the choice."""
         check(self, *positive(self, "step"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """A page about a run, or about several beside each other.
+
+    Attributes:
+        runs: folders of runs, or folders whose subfolders are runs.
+        out: HTML file to write, in place of an earlier one; None means report.html in the folder, if a single one is
+            given.
+    """
+
+    runs: tuple[str, ...]
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that there is something to show, and a place for it that is no other file."""
+        check(
+            self,
+            (bool(self.runs), "runs is empty; name the folder of a run"),
+            (self.out is not None or len(self.runs) < 2, "out is not set; name a file for a report on several folders"),
+            (self.out is None or self.out.endswith(".html"), f"out={self.out} must end in .html"),
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrlhf.commands.config import EvaluateConfig
+from jaxrlhf.commands.files import check_new, write_result
 from jaxrlhf.commands.sampled import Answered, Prompts, encode_prompts, log_report, sample_answers, score_answers
+from jaxrlhf.commands.scored import function_scores
 from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.index import Index
@@ -23,7 +24,7 @@ from jaxrlhf.data.sources import comparison_kind
 from jaxrlhf.evaluation.intervals import Proportion, pair_accuracy, win_rate
 from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.models.decoder import make_model
-from jaxrlhf.rewards.functions import RewardFn, call_rewards, load_reward, name_rewards
+from jaxrlhf.rewards.functions import RewardFn, load_reward, name_rewards
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
@@ -41,8 +42,7 @@ def run(config: EvaluateConfig) -> Result:
     Raises:
         ValueError: if that file exists, or what is read is bad.
     """
-    if config.out is not None and Path(config.out).exists():
-        raise ValueError(f"{config.out} exists; write the result to a new file, or remove it first")
+    check_new(config.out, "the result")
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
@@ -53,8 +53,7 @@ def run(config: EvaluateConfig) -> Result:
         for name, value in result.items():
             print(f"{name:24} {_rounded(value)}")
         if config.out is not None:
-            Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-            Path(config.out).write_text(json.dumps(_plain(result), indent=1) + "\n", encoding="utf-8")
+            write_result(Path(config.out), _plain(result))
     return result
 
 
@@ -126,11 +125,9 @@ def _rewarded(
 
 
 def _function_scores(answered: Answered, functions: Mapping[str, RewardFn]) -> np.ndarray:
-    texts = [texts[0] for texts in answered.completions]
-    rows = answered.prompts.columns
-    columns = {name: [row.get(name) for row in rows] for name in (rows[0] if rows else {})}
-    by_name = call_rewards(functions, answered.prompts.texts, texts, columns)
-    total = np.sum(list(by_name.values()), axis=0) if by_name else np.zeros(len(texts))
+    index = answered.prompts.loader.index
+    by_name = function_scores(functions, index.extras, answered.completions, index.columns)
+    total = np.sum(list(by_name.values()), axis=0)[:, 0] if by_name else np.zeros(index.units)
     if np.isnan(total).any():
         raise ValueError("a reward had no opinion on some answers; a win rate needs a score for every answer")
     return total

@@ -37,7 +37,7 @@ def run(config: ExportConfig) -> None:
         raise ValueError(f"{folder} has no checkpoint {'' if step is None else step}; it has {checkpoints.steps()}")
     settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     base = find_folder(resolve(settings["model"]))
-    params = _read_params(checkpoints, folder / "checkpoints" / str(step), step)
+    params = read_params(folder / "checkpoints", step)
     model = dataclasses.replace(read_config(base), scalar_head="score" in params)
     tokenizer = with_template(AutoTokenizer.from_pretrained(base), DataConfig(**settings["data"]))
     stops = None if model.scalar_head else stop_ids(tokenizer, base)
@@ -45,12 +45,17 @@ def run(config: ExportConfig) -> None:
     log.info("wrote step %d of %s to %s", step, folder, config.out)
 
 
-def _read_params(checkpoints: Checkpoints, folder: Path, step: int) -> Params:
-    """The parameters of the policy, or of the one model that the run trained, in host memory."""
-    layouts = read_manifest(folder)["leaves"]
+def read_params(folder: Path, step: int) -> Params:
+    """The parameters of the policy, or of the one model that a run trained, in host memory.
+
+    Args:
+        folder: of the run's checkpoints.
+        step: one of them.
+    """
+    layouts = read_manifest(folder / str(step))["leaves"]
     like: dict[str, Any] = {}
     for name, (dtype, shape) in layouts.items():
         *path, last = name.split("/")
         functools.reduce(lambda node, key: node.setdefault(key, {}), path, like)[last] = np.zeros(shape, dtype)
-    state = checkpoints.restore(step, like)
-    return state.get("policy", state)["params"]
+    state = Checkpoints(folder).restore(step, like)
+    return state["models"]["policy"]["params"] if "models" in state else state["params"]

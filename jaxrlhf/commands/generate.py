@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import collections
-import json
-import logging
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,12 @@ from typing import Any
 import jax
 
 from jaxrlhf.commands.config import GenerateConfig
-from jaxrlhf.commands.sampled import AnsweredBatch, Prompts, encode_prompts, log_report, sample_batches
+from jaxrlhf.commands.files import check_new, write_rows
+from jaxrlhf.commands.sampled import AnsweredBatch, encode_prompts, log_answers, log_report, sample_batches
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.trainers.start import load_start
-
-log = logging.getLogger(__name__)
 
 ANSWER_COLUMNS = ("completion", "completions", "ranks", "terminated")
 """What prompts may carry from other answers; the new answers replace them all."""
@@ -31,8 +27,7 @@ def run(config: GenerateConfig) -> None:
     Raises:
         ValueError: if the file exists, which may hold the ranks that people wrote into it, or what is read is bad.
     """
-    if Path(config.out).exists():
-        raise ValueError(f"{config.out} exists; write answers to a new file, or remove it first")
+    check_new(config.out, "answers")
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
@@ -42,9 +37,9 @@ def run(config: GenerateConfig) -> None:
         prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
         log_report(prompts.loader.index)
         batches = sample_batches(policy, prompts, config.sampling, compute=config.compute, answers=config.answers)
-        rows = _rows(prompts, batches)
+        rows = _rows(log_answers(batches, prompts))
         if is_main():
-            _write(Path(config.out), rows)
+            write_rows(Path(config.out), rows)
         else:
             collections.deque(rows, maxlen=0)  # its devices take part in the sampling
 
@@ -74,25 +69,7 @@ def answer_row(prompt: dict[str, Any], texts: list[str], terminated: list[bool])
     return new | {name: value for name, value in prompt.items() if name not in replaced}
 
 
-def _rows(prompts: Prompts, batches: Iterable[AnsweredBatch]) -> Iterator[dict[str, Any]]:
-    extras = iter(prompts.loader.index.extras)
-    total = prompts.loader.index.units
-    written = cut = empty = 0
+def _rows(batches: Iterable[AnsweredBatch]) -> Iterator[dict[str, Any]]:
     for batch in batches:
-        for texts, terminated in zip(batch.completions, batch.terminated.tolist(), strict=True):
-            yield answer_row(next(extras), texts, terminated)
-        written += len(batch.completions)
-        cut += int((~batch.terminated).sum())
-        empty += sum(not text.strip() for texts in batch.completions for text in texts)
-        log.info("answered %d of %d prompts; %d answers cut off, %d empty", written, total, cut, empty)
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes rows as JSON lines beside `path`, and moves the file there once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
-    log.info("wrote %s", path)
+        for answered in zip(batch.rows, batch.completions, batch.terminated.tolist(), strict=True):
+            yield answer_row(*answered)

@@ -1,10 +1,10 @@
-"""Answers to a set of prompts, and what models say of them: for `generate`, `evaluate` and the demo."""
+"""Answers to a set of prompts, and what models say of them: for `generate`, `bestofn`, `evaluate` and the demo."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jaxrlhf.data.encoder import answer_texts
 from jaxrlhf.data.index import Index
 from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
+from jaxrlhf.data.rowlog import Row
 from jaxrlhf.data.sources import Source
 from jaxrlhf.generation.sampler import make_sampler
 from jaxrlhf.models.config import ComputeConfig
@@ -50,11 +51,6 @@ class Prompts:
         return [extra["prompt"] for extra in self.loader.index.extras]
 
     @property
-    def columns(self) -> list[dict[str, Any]]:
-        """The columns of each prompt's row besides the prompt."""
-        return [{k: v for k, v in extra.items() if k != "prompt"} for extra in self.loader.index.extras]
-
-    @property
     def longest(self) -> int:
         """Tokens of the longest prompt."""
         return self.loader.index.report.longest
@@ -65,6 +61,7 @@ class AnsweredBatch:
     """K answers to each of the n prompts of a batch, padding rows left out but for those on the mesh.
 
     Attributes:
+        rows: [n] the prompts as `Index.extras` has them.
         completions: [n][K] answers as text, without special tokens.
         lengths: [n, K] tokens drawn, the end-of-sequence token among them.
         terminated: [n, K] bool, whether the answer ended by itself.
@@ -72,6 +69,7 @@ class AnsweredBatch:
         samples: the answers on the mesh.
     """
 
+    rows: Sequence[Row]
     completions: list[list[str]]
     lengths: np.ndarray
     terminated: np.ndarray
@@ -143,15 +141,14 @@ def sample_batches(
         prepare=unstack_layers,
     )
     key = jax.random.key(sampling.seed)
-    left = prompts.loader.index.units
-    for batch in prompts.loader.eval_batches():
+    size, rows = prompts.loader.batch_size, prompts.loader.index.extras
+    for number, batch in enumerate(prompts.loader.eval_batches()):
         placed = place_batch(batch, prompts.mesh)
         drawn = sample(
             policy.params, placed, key, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
         )
         repeated = jax.tree.map(lambda leaf: leaf.repeat(answers, axis=0), placed)
-        yield _read(repeated, drawn, policy.tokenizer, answers=answers, rows=min(left, prompts.loader.batch_size))
-        left -= prompts.loader.batch_size
+        yield _read(repeated, drawn, policy.tokenizer, rows[number * size : (number + 1) * size], answers)
 
 
 def sample_answers(
@@ -162,6 +159,18 @@ def sample_answers(
     return Answered(prompts=prompts, batches=list(batches))
 
 
+def log_answers(batches: Iterable[AnsweredBatch], prompts: Prompts) -> Iterator[AnsweredBatch]:
+    """Hands batches on, and logs after each how far it is and how many answers are cut off or empty."""
+    written = cut = empty = 0
+    for batch in batches:
+        yield batch
+        written += len(batch.rows)
+        cut += int((~batch.terminated).sum())
+        empty += sum(not text.strip() for texts in batch.completions for text in texts)
+        total = prompts.loader.index.units
+        log.info("answered %d of %d prompts; %d answers cut off, %d empty", written, total, cut, empty)
+
+
 def score_answers(scorer: Start, answered: Answered, *, compute: ComputeConfig) -> np.ndarray:
     """Scores [N, K] of answers under a reward model that shares the policy's tokens.
 
@@ -169,9 +178,15 @@ def score_answers(scorer: Start, answered: Answered, *, compute: ComputeConfig) 
         ValueError: if the longest prompt and its answer have more tokens than the reward model has positions.
     """
     check_positions(scorer, answered.prompts.longest + int(answered.lengths.max()), _SHORTEN)
+    score = batch_scorer(scorer, compute=compute)
+    return np.concatenate([score(batch) for batch in answered.batches])
+
+
+def batch_scorer(scorer: Start, *, compute: ComputeConfig) -> Callable[[AnsweredBatch], np.ndarray]:
+    """Builds the function that gives the scores [n, K] of a batch's answers under a reward model."""
     model = make_model(scorer.config, compute)
     run = jax.jit(lambda params, prompts, drawn: sequence_scores(model, params, scorer_batch(prompts, drawn)))
-    return _each(answered, lambda prompts, drawn: run(scorer.params, prompts, drawn))
+    return lambda batch: _real(batch, run(scorer.params, batch.prompts, batch.samples))
 
 
 def answer_logprobs(policy: Start, answered: Answered, *, compute: ComputeConfig) -> np.ndarray:
@@ -184,26 +199,26 @@ def answer_logprobs(policy: Start, answered: Answered, *, compute: ComputeConfig
         assert out.logp is not None
         return sequence_logprobs(out.logp, mask)
 
-    return _each(answered, lambda prompts, drawn: run(policy.params, prompts, drawn))
+    parts = [_real(batch, run(policy.params, batch.prompts, batch.samples)) for batch in answered.batches]
+    return np.concatenate(parts)
 
 
-def _read(prompts: PromptBatch, samples: Samples, tokenizer: Any, *, answers: int, rows: int) -> AnsweredBatch:
-    """Decodes the answers to the first `rows` prompts of a batch; the others are padding."""
-    tokens, mask, terminated = (
-        part[: rows * answers] for part in to_host((samples.tokens, samples.mask, samples.terminated))
-    )
+def _read(prompts: PromptBatch, samples: Samples, tokenizer: Any, rows: Sequence[Row], answers: int) -> AnsweredBatch:
+    """Decodes the answers to the prompts of a batch, which are its first; the others are padding."""
+    count = len(rows) * answers
+    tokens, mask, terminated = (part[:count] for part in to_host((samples.tokens, samples.mask, samples.terminated)))
     lengths = mask.sum(axis=1)
     texts = answer_texts(tokenizer, tokens, lengths, terminated)
     return AnsweredBatch(
+        rows=rows,
         completions=[texts[i : i + answers] for i in range(0, len(texts), answers)],
-        lengths=lengths.reshape(rows, answers),
-        terminated=terminated.reshape(rows, answers),
+        lengths=lengths.reshape(-1, answers),
+        terminated=terminated.reshape(-1, answers),
         prompts=prompts,
         samples=samples,
     )
 
 
-def _each(answered: Answered, score: Any) -> np.ndarray:
-    values = np.concatenate([to_host(score(batch.prompts, batch.samples)) for batch in answered.batches])
-    count, answers = answered.lengths.shape
-    return values[: count * answers].reshape(count, answers)
+def _real(batch: AnsweredBatch, values: jax.Array) -> np.ndarray:
+    """[n, K] of the values of all rows on the mesh."""
+    return to_host(values)[: batch.lengths.size].reshape(batch.lengths.shape)

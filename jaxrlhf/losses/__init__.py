@@ -11,8 +11,10 @@ from jaxrlhf.losses.grpo import group_advantages as group_advantages
 from jaxrlhf.losses.grpo import group_std as group_std
 from jaxrlhf.losses.grpo import grpo_loss as grpo_loss
 from jaxrlhf.losses.grpo import sequence_mean as sequence_mean
+from jaxrlhf.losses.kl import adapted_kl_coef as adapted_kl_coef
 from jaxrlhf.losses.kl import kl_estimate as kl_estimate
 from jaxrlhf.losses.kl import kl_shaped_rewards as kl_shaped_rewards
+from jaxrlhf.losses.kl import own_token_credit as own_token_credit
 from jaxrlhf.losses.kl import unbiased_kl as unbiased_kl
 from jaxrlhf.losses.kto import kto_kl as kto_kl
 from jaxrlhf.losses.kto import kto_loss as kto_loss
@@ -22,6 +24,7 @@ from jaxrlhf.losses.policy import ppo_policy_loss as ppo_policy_loss
 from jaxrlhf.losses.preference import dpo_loss as dpo_loss
 from jaxrlhf.losses.reward import kwise_reward_loss as kwise_reward_loss
 from jaxrlhf.losses.reward import pairwise_reward_loss as pairwise_reward_loss
+from jaxrlhf.losses.selection import best_of_group as best_of_group
 from jaxrlhf.losses.value import ppo_value_loss as ppo_value_loss
 from jaxrlhf.ops.masked import masked_mean as masked_mean
 from jaxrlhf.ops.masked import whiten as whiten

@@ -59,11 +59,13 @@ class GRPOConfig(RolloutTrainConfig):
     """GRPO: several answers to each prompt, each compared with the others; no critic.
 
     Attributes:
+        reference: the reference policy; None means `model`.
         grpo: options of the method.
         rollout: how answers are drawn; 8 answers to a prompt unless said.
     """
 
     optim: OptimConfig = default_rate(1e-6)
+    reference: str | None = None
     rollout: RolloutConfig = dataclasses.field(default_factory=lambda: RolloutConfig(answers=8))
     grpo: GRPOOptions = dataclasses.field(default_factory=GRPOOptions)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax.numpy as jnp
+
+from jaxrlhf.commands.config import BestOfNConfig, JudgeConfig
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.rewards.functions import RewardFn, check_columns, load_reward, name_rewards
 from jaxrlhf.trainers.rollout_config import RolloutTrainConfig
@@ -28,12 +32,12 @@ class Judges:
 
 
 def name_judges(
-    config: RolloutTrainConfig, rewards: Sequence[RewardFn], reward_model: Start | None
+    config: RolloutTrainConfig | BestOfNConfig | JudgeConfig, rewards: Sequence[RewardFn], reward_model: Start | None
 ) -> tuple[dict[str, RewardFn], dict[str, float]]:
     """Names all rewards, before anything is loaded.
 
     Args:
-        config: of the run.
+        config: what names rewards: `reward_model`, `rewards` and `reward_weights`.
         rewards: functions in memory; those that the config names come after them.
         reward_model: a reward model in memory.
 
@@ -97,3 +101,17 @@ def check_judges(judges: Judges, critic: Start | None, loaders: Sequence[Loader 
                 check_positions(
                     judge, loader.index.report.longest + answer, "use a reward model or critic that has more"
                 )
+
+
+def refuse_nan(scores: Mapping[str, Any]) -> None:
+    """Refuses what is no score: from a Python reward NaN says that it has no opinion, from a model that it is broken.
+
+    Args:
+        scores: name of a model -> its scores [B].
+
+    Raises:
+        ValueError: if one is NaN or infinite.
+    """
+    for name, values in scores.items():
+        if bad := int(jnp.sum(~jnp.isfinite(values))):
+            raise ValueError(f"{name} gave NaN or infinity for {bad} of {len(values)} answers; it is not usable")

@@ -1,4 +1,4 @@
-"""What every method is told that learns from its own answers: PPO, GRPO."""
+"""What every method is told that learns from its own answers: PPO, GRPO, rejection sampling."""
 
 from __future__ import annotations
 
@@ -44,19 +44,18 @@ class UpdateOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutTrainConfig(TrainConfig, abc.ABC):
-    """What PPO and GRPO share. `batch_size` and `eval_batch_size` count prompts; the latter is the former unless given.
+    """What the methods share. `batch_size` and `eval_batch_size` count prompts; the latter is the former unless given.
 
     Attributes:
-        reference: the reference policy; None means `model`.
         reward_model: a reward model to score answers with; it must share the policy's tokenizer.
         rewards: Python rewards, `path.py:function` or `package.module:function`. An answer's score is the sum of all
             rewards that have an opinion on it.
         reward_weights: factors of the rewards, the reward model's first if there is one; none means 1 each.
         rollout: how answers are drawn.
-        samples_every: steps between two groups of answers written to samples.jsonl; 0 writes none.
+        samples_every: steps between two groups of training answers written to samples.jsonl; 0 writes none, those of
+            evaluations neither.
     """
 
-    reference: str | None = None
     reward_model: str | None = None
     rewards: tuple[str, ...] = ()
     reward_weights: tuple[float, ...] = ()
@@ -82,6 +81,11 @@ class RolloutTrainConfig(TrainConfig, abc.ABC):
     def micro_rows(self) -> int:
         """Answers that go through a model at once."""
         return self.batch_size * self.rollout.answers // (self.options.mini_batches * self.micro_batches)
+
+    @property
+    def learned(self) -> float:
+        """The share of a step's answers that its updates take."""
+        return 1.0
 
     def _divides(self) -> Condition:
         updates, rows = self.options.mini_batches, self.batch_size * self.rollout.answers

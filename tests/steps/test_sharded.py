@@ -1,5 +1,6 @@
 """Eight devices equal one, in numbers: each method on each way to divide eight devices."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +12,20 @@ import numpy as np
 import pytest
 
 from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.ops.moments import no_moments
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.place import place_batch, place_replicated, to_host
 from jaxrlhf.sharding.rules import shardings_for
-from jaxrlhf.steps import grpo
+from jaxrlhf.steps import grpo, rejection
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
-from jaxrlhf.steps.experience import Experience, response_batch
+from jaxrlhf.steps.experience import Experience, States, response_batch
 from jaxrlhf.steps.kto import kto_totals, mismatched_kl, unpaired_loss
 from jaxrlhf.steps.ppo import make_learn
 from jaxrlhf.steps.reward import pairwise_loss, pairwise_totals
 from jaxrlhf.steps.sft import sft_loss, sft_totals
+from jaxrlhf.steps.shaping import Running
 from jaxrlhf.steps.update import init_state, make_update
 from jaxrlhf.types import Model, Samples
 from tests.fakes import bigram_model, hyper, pair_batch, prompt_batch, score_batch, token_batch, unpaired_batch
@@ -37,7 +40,8 @@ HYPER = hyper(
     learning_rate=0.05, critic_learning_rate=0.05, max_grad_norm=1.0, beta=0.3, desirable_weight=1.0,
     undesirable_weight=2.0, temperature=0.8, kl_coef=0.1,
     center_coef=0.01, clip_low=0.2, clip_high=0.2, clip_eps=0.2, value_clip_eps=0.2, gamma=1.0, lam=0.95,
-    missing_eos_penalty=1.0,
+    missing_eos_penalty=1.0, score_clip=1.5, entropy_coef=0.1, ptx_coef=0.5, train_policy=1.0, early_stop_kl=0.02,
+    kl_target=0.5, kl_horizon=64.0,
 )  # fmt: skip
 
 Players = tuple[tuple[Model, Any], tuple[Model, Any], Any]  # policy, critic, reference
@@ -79,12 +83,17 @@ def unpaired(players: Players):
 
 
 def proximal(players: Players):
+    """The exact KL at an adaptive price, normalised scores, texts beside, a policy that may rest, two micro-batches."""
     (policy, params), (critic, critic_params), _ = players
     learn = make_learn(
-        policy, critic, ADAM, whiten_rewards=True, epochs=1, mini_batches=1, micro_batches=2, seed=0
+        policy, critic, ADAM, whiten_rewards=True, epochs=1, mini_batches=1, micro_batches=2, seed=0,
+        normalize="standardize", may_rest=True,
     )  # fmt: skip
-    states = {"policy": init_state(params, ADAM), "critic": init_state(critic_params, ADAM)}
-    return learn, states, None, experience()
+    models = {"policy": init_state(params, ADAM), "critic": init_state(critic_params, ADAM)}
+    running = Running(kl_coef=jnp.float32(0.1), scores=no_moments())
+    kl = np.random.default_rng(1).uniform(0, 1, (16, 4)).astype(np.float32)
+    played = dataclasses.replace(experience(), kl=kl, pretraining=token_batch(LENGTHS, 6, vocab=VOCAB, seed=3))
+    return learn, States(models, running), None, played
 
 
 def grouped(players: Players):
@@ -94,7 +103,16 @@ def grouped(players: Players):
         policy, ADAM, answers=4, baseline="leave_one_out", scale="batch", reduction="grpo", kl="exact",
         epochs=1, mini_batches=1, micro_batches=2, seed=0,
     )  # fmt: skip
-    return learn, {"policy": init_state(params, ADAM)}, {"reference": reference}, experience()
+    return learn, States({"policy": init_state(params, ADAM)}), {"reference": reference}, experience()
+
+
+def chosen(players: Players):
+    """The two best of four answers to each prompt that score enough, two micro-batches."""
+    (policy, params), *_ = players
+    learn = rejection.make_learn(
+        policy, ADAM, answers=4, keep=2, min_score=-0.5, epochs=1, mini_batches=1, micro_batches=2, seed=0
+    )  # fmt: skip
+    return learn, States({"policy": init_state(params, ADAM)}), {}, experience()
 
 
 def experience() -> Experience:
@@ -125,7 +143,7 @@ def experience() -> Experience:
 
 METHODS: dict[str, Callable[[Players], Any]] = {
     "sft": supervised, "reward": reward, "dpo": preference, "kto": unpaired, "ppo": proximal,
-    "grpo": grouped,
+    "grpo": grouped, "rejection": chosen,
 }  # fmt: skip
 PLAYERS: dict[str, Callable[[], Players]] = {"bigram": bigram_players, "decoder": decoder_players}
 
@@ -168,8 +186,8 @@ def test_five_steps_on_eight_devices_equal_those_on_one(players: str, mesh: str,
 
 
 def params_of(state: Any) -> list[Any]:
-    states = [state[name] for name in sorted(state)] if isinstance(state, dict) else [state]
-    return [state.params for state in states]
+    models = state.models if isinstance(state, States) else {"policy": state}
+    return [models[name].params for name in sorted(models)]
 
 
 @pytest.mark.parametrize("mesh", ["rows", "params"])
