@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxrlhf.config_text import Node, read
 from jaxrlhf.report.numbers import usable
@@ -14,16 +14,26 @@ from jaxrlhf.report.series import Curve, Point
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig, TrainConfig
 from jaxrlhf.trainers.grpo_config import GRPOConfig
 from jaxrlhf.trainers.ppo_config import PPOConfig
+from jaxrlhf.trainers.rejection_config import RejectionConfig
 
-METHODS: dict[str, type[TrainConfig]] = {
-    "SFT": SFTConfig,
-    "Reward model": RewardConfig,
-    "DPO": DPOConfig,
-    "KTO": KTOConfig,
-    "PPO": PPOConfig,
-    "GRPO": GRPOConfig,
+
+class Method(NamedTuple):
+    """A method of training: its command, and the config of that."""
+
+    command: str
+    config: type[TrainConfig]
+
+
+METHODS = {
+    "SFT": Method("sft", SFTConfig),
+    "Reward model": Method("reward", RewardConfig),
+    "DPO": Method("dpo", DPOConfig),
+    "KTO": Method("kto", KTOConfig),
+    "PPO": Method("ppo", PPOConfig),
+    "GRPO": Method("grpo", GRPOConfig),
+    "Rejection sampling": Method("rejection", RejectionConfig),
 }
-"""Name of a method -> its config, in the order in which people use them."""
+"""Name of a method -> what it is, in the order in which people use them."""
 
 _EXPECTED = "a folder that a trainer wrote (its `out`), with config.yaml and metrics.jsonl, or a folder of such folders"
 
@@ -166,7 +176,7 @@ def _method_of(config: Mapping[str, Any]) -> str:
     """The method whose keys are most like those of a config, which an older or a newer version may have written."""
 
     def differs(name: str) -> int:
-        return len({field.name for field in dataclasses.fields(METHODS[name])} ^ set(config))
+        return len({field.name for field in dataclasses.fields(METHODS[name].config)} ^ set(config))
 
     return min(METHODS, key=differs)
 

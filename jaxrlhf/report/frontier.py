@@ -16,7 +16,7 @@ MOST_POINTS = 40
 """Of a run; of more, some are left out, never the last."""
 
 SCORES = ("objective/scores", "reward")
-"""Metrics that are the score of an answer, of PPO and of GRPO."""
+"""Metrics that are the score of an answer, of PPO and of the other methods that sample."""
 
 
 class Traded(NamedTuple):

@@ -61,7 +61,7 @@ def _usually(value: Any) -> str:
 
 
 def _usual(run: RunRecord) -> tuple[Mapping[str, Any], str]:
-    cls, out = METHODS[run.method], f"out={run.config.get('out', '')}"
+    cls, out = METHODS[run.method].config, f"out={run.config.get('out', '')}"
     path = recipe_path(run)
     if path is None:
         return to_dict(cls(out=str(run.config.get("out", "")))), "the defaults"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jaxrlhf.report.folder import RunRecord
+from jaxrlhf.report.folder import METHODS, RunRecord
 from jaxrlhf.report.numbers import plural
 
 State = Literal["finished", "interrupted", "failed", "open", "unknown"]
@@ -75,7 +75,7 @@ def command_again(run: RunRecord) -> Command:
     if given:
         line = shlex.join(given)
     elif run.config.get("model") and (run.config.get("dataset") or run.config.get("datasets")):
-        line = shlex.join(["jaxrlhf", COMMAND_NAMES[run.method], "--config", str(run.folder / "config.yaml")])
+        line = shlex.join(["jaxrlhf", METHODS[run.method].command, "--config", str(run.folder / "config.yaml")])
     else:
         return Command(
             "", "Its model or its data came from memory: run the Python program that called the trainer again."
@@ -104,10 +104,6 @@ def surroundings(run: RunRecord) -> str:
     parts += [f"{last['processes']} processes"] if last.get("processes", 1) != 1 else []
     parts += [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
     return " · ".join(parts)
-
-
-COMMAND_NAMES = {"SFT": "sft", "Reward model": "reward", "DPO": "dpo", "KTO": "kto", "PPO": "ppo", "GRPO": "grpo"}
-"""Method -> the command that trains with it."""
 
 
 def _ending_without_events(run: RunRecord) -> Ending:

@@ -1,7 +1,8 @@
 import pytest
 
-from jaxrlhf.report.folder import find_runs, read_runs
-from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig
+from jaxrlhf.command_table import COMMANDS
+from jaxrlhf.report.folder import METHODS, find_runs, read_runs
+from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig, TrainConfig
 from jaxrlhf.trainers.grpo_config import GRPOConfig
 from jaxrlhf.trainers.ppo_config import PPOConfig
 from tests.report.runs import histogram, record, sample, write_ppo, write_run
@@ -137,3 +138,8 @@ def test_lines_of_all_files_are_there(tmp_path):
     read = record(write_ppo(tmp_path / "run", samples=[sample(1, "a", "b")], histograms=[histogram(1, 0.0)], events=[]))
     assert [len(read.samples), len(read.histograms), len(read.events), read.exported] == [1, 1, 0, False]
     assert read.config["ppo"]["kl_coef"] == 0.05
+
+
+def test_every_training_command_is_known():
+    training = {name: row.config for name, row in COMMANDS.items() if issubclass(row.config, TrainConfig)}
+    assert {method.command: method.config for method in METHODS.values()} == training
