@@ -1,4 +1,4 @@
-"""The four methods on real files with a small real model: SFT, reward models, PPO, DPO.
+"""The methods on real files with a small real model: SFT, reward models, PPO, rejection sampling, best-of-n, DPO.
 
     python benchmarks/real_input.py --data DATA --model MODEL --work FOLDER [STAGE ...]
 
@@ -135,6 +135,35 @@ def ppo(bench: Bench) -> None:
         _against_start(bench, run, held_out)
 
 
+def rejection(bench: Bench) -> None:
+    """Rejection sampling from story openings against the Python reward."""
+    train, held_out = openings(bench)
+    bench.command(
+        "rejection", "--config", "configs/rejection/cheerful_stories.yaml", f"model={bench.model}", f"dataset={train}",
+        f"eval_dataset={held_out}", "mesh.cpu_devices=2", f"out={bench.work / 'rejection-cheerful'}",
+    )  # fmt: skip
+    for line in bench.metrics("rejection-cheerful"):
+        if "eval/reward" in line:
+            print(f"\nstep {line['step']}: held-out reward {line['eval/reward']:.2f}", end="")
+            print(f", of the best of 8 {line['eval/reward/best']:.2f}")
+
+
+def bestofn(bench: Bench) -> None:
+    """Best of 16 by the reward model that `ppo` trains, valued by the Python reward that it learned from."""
+    _, held_out = openings(bench)
+    summary = bench.work / "best.json"
+    bench.command(
+        "bestofn", f"model={bench.model}", f"dataset={held_out}", f"reward_model={bench.work / 'reward-stories'}",
+        "judge.rewards=[configs/ppo/rewards.py:cheerful]", "answers=16", "batch_size=64", "sampling.max_new_tokens=64",
+        f"out={bench.work / 'best.jsonl'}", f"summary={summary}", "mesh.cpu_devices=2",
+    )  # fmt: skip
+    print("\n| n | reward model | `cheerful` | KL, nats, at most |\n|---|---|---|---|")
+    for row in json.loads(summary.read_text()):
+        if row["n"].bit_count() == 1:
+            values = (f"{row[name]:.3f} +- {row[f'{name}_error']:.3f}" for name in ("score", "judge"))
+            print(f"| {row['n']} | {' | '.join(values)} | {row['kl_bound']:.2f} |")
+
+
 def dpo(bench: Bench) -> None:
     """DPO on pairs that the Python reward ranked; win rate against the model it started from."""
     train, held_out = openings(bench)
@@ -222,7 +251,7 @@ def _share(found: dict[str, float]) -> str:
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] of {found['count']}"
 
 
-STAGES = {"sft": sft, "reward": reward, "ppo": ppo, "dpo": dpo}
+STAGES = {"sft": sft, "reward": reward, "ppo": ppo, "rejection": rejection, "bestofn": bestofn, "dpo": dpo}
 
 
 def main() -> None:

@@ -15,14 +15,7 @@ import numpy as np
 from jaxrlhf.commands.config import BestOfNConfig, JudgeConfig
 from jaxrlhf.commands.files import check_new, write_result, write_rows
 from jaxrlhf.commands.generate import answer_row
-from jaxrlhf.commands.sampled import (
-    AnsweredBatch,
-    Prompts,
-    encode_prompts,
-    log_answers,
-    log_report,
-    sample_batches,
-)
+from jaxrlhf.commands.sampled import AnsweredBatch, Prompts, encode_prompts, log_answers, log_report, sample_batches
 from jaxrlhf.commands.scored import BatchScores, make_scorer
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.rowlog import Row
@@ -53,7 +46,7 @@ def run(config: BestOfNConfig) -> list[Row]:
     check_new(config.out, "answers")
     check_new(config.summary, "the summary")
     asked = [config, config.judge] if config.judge.given else [config]
-    named = [name_judges(one, (), None) for one in asked]
+    named = [name_judges(one, (), None) for one in asked]  # what is wrong there is said before anything is loaded
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
@@ -66,9 +59,7 @@ def run(config: BestOfNConfig) -> list[Row]:
             Judges(scorer=_reward_model(one, policy, prompts), functions=functions, weights=weights)
             for one, (functions, weights) in zip(asked, named, strict=True)
         ]
-        for judge in judges:
-            check_judges(judge, None, [prompts.loader], config.sampling.max_new_tokens)
-        scorers = [make_scorer(judge, prompts.loader.index.columns, compute=config.compute) for judge in judges]
+        scorers = [_scorer(config, judge, prompts) for judge in judges]
         batches = sample_batches(policy, prompts, config.sampling, compute=config.compute, answers=config.answers)
         said: list[list[np.ndarray]] = [[] for _ in scorers]
         rows = _rows(log_answers(batches, prompts), scorers, said, keep_all=config.keep_all)
@@ -153,6 +144,11 @@ def _reward_model(asked: BestOfNConfig | JudgeConfig, policy: Start, prompts: Pr
     scorer = load_start(asked.reward_model, prompts.mesh, what=what, scalar=True)
     check_same_tokens(policy, scorer, f"{what}={asked.reward_model}")
     return scorer
+
+
+def _scorer(config: BestOfNConfig, judge: Judges, prompts: Prompts) -> BatchScores:
+    check_judges(judge, None, [prompts.loader], config.sampling.max_new_tokens)
+    return make_scorer(judge, prompts.loader.index.columns, compute=config.compute)
 
 
 def _rows(

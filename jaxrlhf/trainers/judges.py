@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 
-from jaxrlhf.commands.config import BestOfNConfig, JudgeConfig
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.rewards.functions import RewardFn, check_columns, load_reward, name_rewards
 from jaxrlhf.trainers.rollout_config import RolloutTrainConfig
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start, check_positions, check_same_tokens, take_start
+
+
+class NamesRewards(Protocol):
+    """A config that names rewards; see `RolloutTrainConfig`."""
+
+    @property
+    def reward_model(self) -> str | None:
+        """A reward model."""
+        ...
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """Python rewards."""
+        ...
+
+    @property
+    def reward_weights(self) -> tuple[float, ...]:
+        """Factors of all of them."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,12 +50,12 @@ class Judges:
 
 
 def name_judges(
-    config: RolloutTrainConfig | BestOfNConfig | JudgeConfig, rewards: Sequence[RewardFn], reward_model: Start | None
+    config: NamesRewards, rewards: Sequence[RewardFn], reward_model: Start | None
 ) -> tuple[dict[str, RewardFn], dict[str, float]]:
     """Names all rewards, before anything is loaded.
 
     Args:
-        config: what names rewards: `reward_model`, `rewards` and `reward_weights`.
+        config: what names rewards.
         rewards: functions in memory; those that the config names come after them.
         reward_model: a reward model in memory.
 

@@ -64,8 +64,9 @@ def test_three_prompts_are_shown_with_answers(walked):
 
 
 def test_every_stage_has_a_run_in_the_folder(walked):
-    assert {path.name for path in walked.out.iterdir()} == {"pretrain", "sft", "reward", "ppo", "dpo"}
-    assert all((path / "export" / "config.json").exists() for path in walked.out.iterdir())
+    runs = {"pretrain", "sft", "reward", "ppo", "dpo"}
+    assert {path.name for path in walked.out.iterdir()} == runs | {"report.html"}
+    assert all((walked.out / run / "export" / "config.json").exists() for run in runs)
 
 
 @pytest.mark.slow
