@@ -121,7 +121,7 @@ def adapted_kl_coef(
         kl_coef: scalar, the price so far, positive.
         kl: scalar, mean KL of an answer at this price, nats; NaN, where there was no answer, changes nothing.
         target: the KL wanted, nats, positive.
-        horizon: answers in which an error of 20 % or more changes the price by a fifth of itself, positive.
+        horizon: answers in which an error of 20 % or more changes the price by a fifth of itself, not below `answers`.
         answers: scalar, number of answers that `kl` is the mean of.
     """
     error = jnp.clip(kl / target - 1.0, -0.2, 0.2)

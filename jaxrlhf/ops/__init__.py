@@ -9,7 +9,7 @@ from jaxrlhf.ops.masked import masked_sum as masked_sum
 from jaxrlhf.ops.masked import whiten as whiten
 from jaxrlhf.ops.masked import whiten_keep_mean as whiten_keep_mean
 from jaxrlhf.ops.masked import whitening_scale as whitening_scale
-from jaxrlhf.ops.moments import Moments as Moments
+from jaxrlhf.ops.moments import RunningMoments as RunningMoments
 from jaxrlhf.ops.moments import add_values as add_values
 from jaxrlhf.ops.moments import no_moments as no_moments
 from jaxrlhf.ops.stats import Difference as Difference

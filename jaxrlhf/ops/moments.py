@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrlhf.ops.masked import masked_sum
 
 
-class Moments(NamedTuple):
+class RunningMoments(NamedTuple):
     """What is known of all values so far; float32 scalars.
 
     Attributes:
@@ -29,12 +29,12 @@ class Moments(NamedTuple):
         return jnp.sqrt(self.squares / jnp.maximum(self.number - 1.0, 1.0))
 
 
-def no_moments() -> Moments:
+def no_moments() -> RunningMoments:
     """Before the first value."""
-    return Moments(*jnp.zeros(3, jnp.float32))
+    return RunningMoments(*jnp.zeros(3, jnp.float32))
 
 
-def add_values(moments: Moments, values: jax.Array, mask: jax.Array) -> Moments:
+def add_values(moments: RunningMoments, values: jax.Array, mask: jax.Array) -> RunningMoments:
     """Takes in the values where the mask is True (Chan, Golub and LeVeque 1983, eq. 2.1).
 
     Args:
@@ -43,11 +43,13 @@ def add_values(moments: Moments, values: jax.Array, mask: jax.Array) -> Moments:
         mask: bool array of the same shape; a batch without a True changes nothing.
     """
     count = jnp.sum(mask, dtype=jnp.float32)
-    mean = masked_sum(values, mask) / jnp.maximum(count, 1.0)
+    # Counted from the largest one: the mean of equal values is then exactly theirs, and their deviation exactly 0.
+    top = jnp.where(count > 0, jnp.max(jnp.where(mask, values, -jnp.inf), initial=-jnp.inf), 0.0)
+    mean = top + masked_sum(values - top, mask) / jnp.maximum(count, 1.0)
     squares = masked_sum(jnp.square(values - mean), mask)
     total = moments.number + count
     share, distance = count / jnp.maximum(total, 1.0), mean - moments.mean
-    return Moments(
+    return RunningMoments(
         number=total,
         mean=moments.mean + share * distance,
         squares=moments.squares + squares + share * moments.number * jnp.square(distance),

@@ -26,22 +26,20 @@ class Experience:
     Attributes:
         batch: prompts and answers as `response_batch` makes them.
         samples: `Samples` of B rows.
-        logprobs: [B, R], under the policy, by the training forward.
+        logprobs: [B, R], under the policy, by the training forward, or None if answers are only scored.
         ref_logprobs: [B, R], under the reference, or None without one.
         values: [B, R], by the critic, or None without one.
         scores: name of a reward -> [B] float32, NaN where it has no opinion.
         kl: [B, R], KL(policy || reference) over the whole vocabulary before each token, or None if nobody asked.
-        pretraining: other rows to learn from in the same updates, or None; see `steps.ppo.make_learn`.
     """
 
     batch: TokenBatch
     samples: Samples
-    logprobs: jax.Array
+    logprobs: jax.Array | None
     ref_logprobs: jax.Array | None
     values: jax.Array | None
     scores: Mapping[str, jax.Array]
     kl: jax.Array | None = None
-    pretraining: TokenBatch | None = None
 
 
 class States(NamedTuple):
@@ -56,14 +54,14 @@ class States(NamedTuple):
     running: Any = None
 
 
-LearnFn = Callable[[States, Mapping[str, Params], Experience, Hyper], tuple[States, Metrics]]
-"""`learn(states, frozen, experience, hyper) -> (states, metrics)`: all updates on one rollout."""
+LearnFn = Callable[..., tuple[States, Metrics]]
+"""`learn(states, frozen, experience, hyper) -> (states, metrics)`: all updates on one rollout. PPO's takes a fifth."""
 
 JudgeFn = Callable[[Mapping[str, Params], Mapping[str, Params], PromptBatch, Samples, Hyper], Experience]
 
 
 def make_judge(
-    policy: Model,
+    policy: Model | None,
     critic: Model | None,
     scorer: Model | None,
     *,
@@ -79,7 +77,7 @@ def make_judge(
     both and the ratio of the first update is exactly 1.
 
     Args:
-        policy: also the reference, under other parameters.
+        policy: also the reference, under other parameters; None leaves both out.
         critic: a model with a scalar head, or None.
         scorer: a reward model that reads the policy's tokens, or None.
         rows_at_once: rows of a micro-batch of the update; a batch of more rows is a multiple of it.
@@ -97,10 +95,14 @@ def make_judge(
         prompts = jax.tree.map(lambda leaf: jnp.repeat(leaf, answers, axis=0), prompts)
         batch = response_batch(prompts, samples)
 
-        def logprobs(params: Params, batch: TokenBatch) -> jax.Array | None:
+        def logprobs(params: Params | None, batch: TokenBatch) -> jax.Array | None:
+            if policy is None or params is None:
+                return None
             return token_logprobs(policy, params, batch, temperature=hyper["temperature"])[0].logp
 
         def kl(batch: TokenBatch) -> jax.Array | None:
+            if policy is None or not exact_kl:
+                return None
             params, reference, heat = trained["policy"], frozen["reference"], hyper["temperature"]
             return token_logprobs(policy, params, batch, want=["kl"], temperature=heat, ref_params=reference)[0].kl
 
@@ -110,8 +112,8 @@ def make_judge(
                 # Apart from the KL, which would be one program with it: the ratio of the first update is exactly 1
                 # because this is the program of the update.
                 "logprobs": logprobs(trained["policy"], batch),
-                "ref_logprobs": logprobs(frozen["reference"], batch) if "reference" in frozen else None,
-                "kl": kl(batch) if exact_kl else None,
+                "ref_logprobs": logprobs(frozen.get("reference"), batch),
+                "kl": kl(batch),
                 "values": None if critic is None else token_values(critic, trained["critic"], batch),
                 "scores": {} if scorer is None else {"reward_model": sequence_scores(scorer, frozen["scorer"], whole)},
             }
@@ -178,7 +180,7 @@ def token_kl(experience: Experience) -> jax.Array:
     """[B, R] KL to the reference of each token: exact where that was computed, else the estimate k1."""
     if experience.kl is not None:
         return experience.kl
-    assert experience.ref_logprobs is not None
+    assert experience.logprobs is not None and experience.ref_logprobs is not None
     return kl_estimate(experience.logprobs, experience.ref_logprobs, "k1")
 
 
@@ -210,16 +212,12 @@ def sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
 
     Returns:
         `objective/kl` of an answer if there is a reference, `rewards/<name>/mean`, `objective/unscored`,
-        `val/num_eos_tokens`, `completions/*`, `sampling/*`, `num_tokens`.
+        `val/num_eos_tokens`, `completions/*`, `num_tokens`, and `sampling/*` if answers are not only scored.
     """
     samples, real = experience.samples, has_prompt(experience)
     lengths = jnp.sum(samples.mask, axis=1)
-    difference = jnp.abs(samples.sampling_logprobs - experience.logprobs)
-    kl = {}
-    if experience.ref_logprobs is not None:
-        kl["objective/kl"] = mean_of(masked_sum(token_kl(experience), samples.mask, axis=1), real)
     return {
-        **kl,
+        **_logprob_metrics(experience, real),
         **{f"rewards/{name}/mean": mean_of(own, real & jnp.isfinite(own)) for name, own in experience.scores.items()},
         "objective/unscored": Sum(jnp.sum(real & ~there, dtype=jnp.float32)),
         "val/num_eos_tokens": Mean(jnp.sum(samples.terminated & real, dtype=jnp.float32), jnp.ones(())),
@@ -227,10 +225,19 @@ def sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
         "completions/min_length": min_of(lengths, real),
         "completions/max_length": max_of(lengths, real),
         "completions/clipped_ratio": mean_of(~samples.terminated, real),
-        "sampling/sampling_logp_difference/mean": mean_of(difference, samples.mask & real[:, None]),
-        "sampling/sampling_logp_difference/max": max_of(difference, samples.mask & real[:, None]),
         "num_tokens": Sum(jnp.sum((experience.batch.segment_ids != 0) & real[:, None], dtype=jnp.float32)),
     }
+
+
+def _logprob_metrics(experience: Experience, real: jax.Array) -> Metrics:
+    samples, metrics = experience.samples, {}
+    if experience.ref_logprobs is not None:
+        metrics["objective/kl"] = mean_of(masked_sum(token_kl(experience), samples.mask, axis=1), real)
+    if experience.logprobs is not None:
+        difference = jnp.abs(samples.sampling_logprobs - experience.logprobs)
+        metrics["sampling/sampling_logp_difference/mean"] = mean_of(difference, samples.mask & real[:, None])
+        metrics["sampling/sampling_logp_difference/max"] = max_of(difference, samples.mask & real[:, None])
+    return metrics
 
 
 def has_prompt(experience: Experience) -> jax.Array:

@@ -121,6 +121,7 @@ def make_rollout(
     scores, there = total_scores(experience, weights)
     groups, valid = scores.reshape(-1, answers), there.reshape(-1, answers)
     advantages = group_advantages(groups, valid, baseline=baseline, scale=scale).reshape(-1)
+    assert experience.logprobs is not None
     rollout = Rollout(
         batch=experience.batch,
         mask=experience.samples.mask & there[:, None],

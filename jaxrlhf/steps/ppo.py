@@ -129,8 +129,8 @@ def make_learn(
 ) -> LearnFn:
     """Builds the `experience.LearnFn` of PPO: one rollout, all its updates, one program.
 
-    Every epoch visits all rows in `mini_batches` updates of both models; see `visit_rows`. If the experience has
-    `pretraining` rows, each update of the policy takes as many of them, and none is taken twice.
+    Every epoch visits all rows in `mini_batches` updates of both models; see `visit_rows`. Its fifth argument are other
+    rows, or None: each update of the policy takes as many of them, and none is taken twice.
 
     `hyper` has what `make_rollout`, `policy_loss`, `value_loss` and, if the price of a nat adapts, `shaping.adapt`
     read, and the rates `learning_rate` and `critic_learning_rate`.
@@ -153,7 +153,9 @@ def make_learn(
     update_policy = make_update(policy_loss(policy), policy_totals, optimizer, micro_batches=micro_batches, seed=seed)
     update_critic = make_update(value_loss(critic), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
-    def learn(states: States, frozen: Any, experience: Experience, hyper: Hyper) -> tuple[States, Metrics]:
+    def learn(
+        states: States, frozen: Any, experience: Experience, hyper: Hyper, pretraining: TokenBatch | None = None
+    ) -> tuple[States, Metrics]:
         del frozen  # the reference has had its say in the experience
         running = observe(states.running, experience, weights)
         rollout, metrics = make_rollout(
@@ -176,7 +178,6 @@ def make_learn(
             critic_state, critic_metrics = update_critic(now.critic, None, part, critic_hyper)
             return _Learners(state, critic_state, rests), {**metrics, **_renamed(critic_metrics)}
 
-        others = experience.pretraining
         now, train_metrics = visit_rows(
             update,
             _Learners(models["policy"], models["critic"], jnp.zeros((), bool)),
@@ -184,10 +185,12 @@ def make_learn(
             key,
             epochs=epochs,
             mini_batches=mini_batches,
-            beside=None if others is None else split_rows(others, epochs * mini_batches),
+            beside=None if pretraining is None else split_rows(pretraining, epochs * mini_batches),
         )
-        after = States({"policy": now.policy, "critic": now.critic}, adapt(running, experience, hyper))
-        return after, {**metrics, **train_metrics}
+        adapted = adapt(running, experience, hyper)
+        if may_rest:  # the price of a policy that may not move would only fall
+            adapted = jax.tree.map(lambda new, old: jnp.where(hyper["train_policy"] > 0, new, old), adapted, running)
+        return States({"policy": now.policy, "critic": now.critic}, adapted), {**metrics, **train_metrics}
 
     return learn
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +14,8 @@ from jaxrlhf.ops.stats import mean_of
 from jaxrlhf.steps.epochs import visit_rows
 from jaxrlhf.steps.experience import Experience, LearnFn, States, group_metrics, sample_metrics, total_scores
 from jaxrlhf.steps.sft import sft_loss, sft_totals
-from jaxrlhf.steps.update import LossFn, make_update
+from jaxrlhf.steps.update import make_update, update_if
 from jaxrlhf.types import Hyper, Metrics, Model, Params, TokenBatch, TrainState
-
-
-def chosen_loss(model: Model) -> LossFn:
-    """The `loss_fn` of fine-tuning, for batches that may have no row left: its loss is then NaN.
-
-    A gradient of zeros would still move the policy, by momentum and weight decay; where the loss is not finite the
-    update is skipped and counted.
-    """
-    supervised = sft_loss(model)
-
-    def loss_fn(
-        params: Params, frozen: Any, batch: TokenBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
-        loss, metrics = supervised(params, frozen, batch, totals, hyper, key)
-        return jnp.where(totals > 0, loss, jnp.nan), metrics
-
-    return loss_fn
 
 
 def choose(
@@ -96,6 +78,9 @@ def make_learn(
 ) -> LearnFn:
     """Builds the `experience.LearnFn` of rejection sampling: its updates see the rows that were taken and no others.
 
+    An update for which no row is left is not made: a gradient of zeros would still move the policy, by momentum and
+    weight decay.
+
     Args:
         policy: the policy.
         optimizer: direction of the updates; the rate is `learning_rate` of `hyper`.
@@ -108,7 +93,7 @@ def make_learn(
         seed: of the order and of dropout.
         weights: of the rewards; see `experience.total_scores`.
     """
-    update = make_update(chosen_loss(policy), sft_totals, optimizer, micro_batches=micro_batches, seed=seed)
+    update = make_update(sft_loss(policy), sft_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
     def learn(
         states: States, frozen: Mapping[str, Params], experience: Experience, hyper: Hyper
@@ -118,7 +103,7 @@ def make_learn(
 
         def one(state: TrainState, part: TokenBatch, beside: None) -> tuple[TrainState, Metrics]:
             del beside
-            return update(state, frozen, part, hyper)
+            return update_if(sft_totals(part) > 0, update, state, frozen, part, hyper)
 
         state, train_metrics = visit_rows(
             one, states.models["policy"], batch, key, epochs=epochs, mini_batches=mini_batches

@@ -17,7 +17,7 @@ from jaxrlhf.losses import (
     whiten_keep_mean,
 )
 from jaxrlhf.ops.masked import masked_sum, whitening_scale
-from jaxrlhf.ops.moments import Moments, add_values
+from jaxrlhf.ops.moments import RunningMoments, add_values
 from jaxrlhf.ops.stats import Mean, mean_of
 from jaxrlhf.steps.experience import Experience, has_prompt, sample_metrics, token_kl, total_scores
 from jaxrlhf.types import Hyper, Metrics, Rollout
@@ -34,7 +34,7 @@ class Running(NamedTuple):
     """
 
     kl_coef: jax.Array | None = None
-    scores: Moments | None = None
+    scores: RunningMoments | None = None
 
 
 FIXED = Running()
@@ -93,7 +93,7 @@ def make_rollout(
         The `Rollout`, and metrics `objective/*`, `rewards/*`, `completions/*`, `val/num_eos_tokens`, `num_tokens`.
     """
     samples = experience.samples
-    assert experience.ref_logprobs is not None and experience.values is not None
+    assert experience.logprobs is not None and experience.ref_logprobs is not None and experience.values is not None
     scores, there = total_scores(experience, weights)
     mask = samples.mask & there[:, None]
     kl_coef = hyper["kl_coef"] if running.kl_coef is None else running.kl_coef
@@ -140,7 +140,7 @@ def _own_credit(experience: Experience, mask: jax.Array, kl_coef: jax.Array) -> 
     """See `losses.own_token_credit`; an estimate in the reward lacks nothing."""
     if experience.kl is None:
         return 0.0
-    assert experience.ref_logprobs is not None
+    assert experience.logprobs is not None and experience.ref_logprobs is not None
     return own_token_credit(experience.logprobs, experience.ref_logprobs, experience.kl, mask, kl_coef=kl_coef)
 
 

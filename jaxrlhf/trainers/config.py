@@ -16,6 +16,9 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 Extreme = Literal["min", "max"]
 
+FEW_STEPS = 10
+"""Runs of fewer steps teach next to nothing, and are warned of."""
+
 TrackerName = Literal["tensorboard", "wandb"]
 """What `trackers.open_trackers` opens."""
 

@@ -79,8 +79,8 @@ def run(
             seed=config.seed,
         )
 
-        def measure(running: None, experience: Experience, hyper: Hyper) -> Metrics:
-            del running, hyper
+        def measure(experience: Experience, hyper: Hyper) -> Metrics:
+            del hyper
             return make_rollout(experience, **grouping)[1]
 
         def rates(step: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -125,12 +126,17 @@ class Journal:
         self._writer.write_samples(step, samples)
 
     def close(self, *, failed: bool = False) -> None:
-        """Writes what is left, and leaves the progress as it is; `failed` says that an error ended the run."""
-        self.flush()
-        if self._progress is not None:
-            self._progress.close()
-        for tracker in self._trackers:
-            tracker.close(failed=failed)
+        """Writes what is left, and leaves the progress as it is; `failed` says that an error ended the run.
+
+        After an error what is still on the device is left there: it may be the cause, which must not be hidden.
+        """
+        with contextlib.ExitStack() as closing:
+            for tracker in self._trackers:
+                closing.callback(tracker.close, failed=failed)
+            if self._progress is not None:
+                closing.callback(self._progress.close)
+            if not failed:
+                self.flush()
 
     def __enter__(self) -> Journal:
         """Returns itself."""

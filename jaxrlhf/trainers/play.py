@@ -28,7 +28,7 @@ from jaxrlhf.sharding.place import over_rows, place_batch, replicated, shardings
 from jaxrlhf.steps.experience import Experience, JudgeFn, LearnFn, States, make_judge, total_scores
 from jaxrlhf.trainers.host_rewards import SHOWN, Answers, read_answers
 from jaxrlhf.trainers.judges import Judges, refuse_nan
-from jaxrlhf.trainers.rollout_config import RolloutTrainConfig
+from jaxrlhf.trainers.rollout_config import MOST_CUT_OFF, RolloutTrainConfig
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start
 from jaxrlhf.trainers.state import make_hyper
@@ -36,15 +36,8 @@ from jaxrlhf.types import Hyper, Metrics, Params, Samples
 
 log = logging.getLogger(__name__)
 
-MOST_CUT_OFF = 0.9
-"""The share of answers that may be cut off at the start without a warning."""
-
 _EVALUATION = 2**31 - 1
 """Where a step's number stands in the keys of training, this stands in those of evaluation."""
-
-
-MeasureFn = Callable[[Any, Experience, Hyper], Metrics]
-"""`measure(running, experience, hyper) -> metrics`; `running` is that of `steps.experience.States`."""
 
 
 class Game(NamedTuple):
@@ -73,7 +66,7 @@ class Game(NamedTuple):
     judge: JudgeFn
     total: Callable[[Experience], jax.Array]
     learn: LearnFn
-    measure: MeasureFn
+    measure: Callable[[Experience, Hyper], Metrics]
     constants: Hyper
 
 
@@ -103,9 +96,10 @@ def make_game(
     states: States,
     frozen: Mapping[str, Params],
     learn: LearnFn,
-    measure: MeasureFn,
+    measure: Callable[[Experience, Hyper], Metrics],
     constants: Mapping[str, float],
     exact_kl: bool = False,
+    only_scored: bool = False,
 ) -> Game:
     """Compiles the programs of an iteration; where their results go is stated, so that hosts find their own rows.
 
@@ -121,10 +115,11 @@ def make_game(
         measure: metrics of answers from which nothing is learned.
         constants: hyper-parameters that stay as they are.
         exact_kl: see `steps.experience.make_judge`.
+        only_scored: whether nobody asks how likely answers are.
     """
     model = make_model(policy.config, config.compute)
     judge = make_judge(
-        model,
+        None if only_scored else model,
         None if critic is None else make_model(critic.config, config.compute),
         None if judges.scorer is None else make_model(judges.scorer.config, config.compute),
         rows_at_once=config.micro_rows,
@@ -192,12 +187,11 @@ def improve(
     for n, (batch, beside) in enumerate(zip(train.prefetched(first, job.total), others, strict=False), start=first):
         examples, step_key = train.batch_examples(n), jax.random.fold_in(key, n)
         experience, totals, answers, tokens = _play(game, states, train.index, batch, examples, step_key)
-        if beside is not None:
-            experience = dataclasses.replace(experience, pretraining=place_batch(beside, job.mesh))
         known = rates(n)
         with job.journal.clock.phase("train"):
             hyper = {**game.constants, **make_hyper(known)}
-            states, metrics = game.learn(states, game.frozen, experience, hyper)
+            more = () if beside is None else (place_batch(beside, job.mesh),)
+            states, metrics = game.learn(states, game.frozen, experience, hyper, *more)
             jax.block_until_ready(metrics)
         job.journal.clock.tokens("train", round(tokens * config.learned * config.options.epochs))
         job.journal.add(n + 1, metrics, known, to_host(totals))
@@ -248,6 +242,10 @@ def _warn_of_short_answers(samples: Samples, config: RolloutTrainConfig) -> None
 def _warn_of_nothing_learned(metrics: Mapping[str, float]) -> None:
     if math.isnan(metrics.get("reward", metrics.get("objective/scores", 0.0))):
         log.warning("no reward has an opinion on any answer of this batch, so there is nothing to learn from it")
+    elif metrics.get("rejection/kept") == 0.0:
+        log.warning(
+            "no answer of this batch reaches rejection.min_score, so there is nothing to learn from it; lower it"
+        )
     elif metrics.get("frac_reward_zero_std") == 1.0:
         log.warning(
             "in each group all rewards are equal, so there is nothing to learn; use a reward that tells answers apart"
@@ -270,7 +268,7 @@ def _evaluate(game: Game, states: States, held_out: Loader | None, step: int) ->
             if game.config.samples_every and len(shown) < SHOWN:
                 answers = game.config.rollout.answers
                 shown.extend(played.answers.prompts_to_show(played.experience.scores, played.totals, answers))
-            yield game.measure(states.running, played.experience, game.constants)
+            yield game.measure(played.experience, game.constants)
 
     found = average(measured())
     job.journal.write_samples(step, shown[:SHOWN])

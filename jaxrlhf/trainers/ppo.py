@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.ops.moments import no_moments
@@ -18,12 +20,17 @@ from jaxrlhf.steps.ppo import make_learn
 from jaxrlhf.steps.shaping import Running, make_rollout
 from jaxrlhf.trainers.judges import Judges, check_judges, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
-from jaxrlhf.trainers.ppo_config import KL_HORIZON, PPOConfig, PPOOptions, PTXConfig
+from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions, PTXConfig
 from jaxrlhf.trainers.rows import Rows, make_loaders, make_pretraining_loader
 from jaxrlhf.trainers.run import Run, Trained, open_run
 from jaxrlhf.trainers.start import Start, check_same_tokens, load_start, take_reference, take_start
 from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
 from jaxrlhf.types import Hyper, Metrics
+
+log = logging.getLogger(__name__)
+
+SLUGGISH = 2.0
+"""An adaptive price of a nat that cannot change by this factor in a whole run is warned of."""
 
 
 def run(
@@ -72,6 +79,7 @@ def run(
                 f"ppo.critic_warmup_steps={options.critic_warmup_steps} leaves the policy none of the {job.total} "
                 "steps; lower it"
             )
+        _warn_of_a_sluggish_price(config, job.total)
         pretraining = _take_pretraining(config, job, policy, ptx_dataset)
         states = States(
             {
@@ -80,16 +88,13 @@ def run(
             },
             place_replicated(_first_running(options), job.mesh),
         )
-        shaping = {
-            "whiten_rewards": options.whiten_rewards,
-            "normalize": options.normalize_scores,
-            "weights": judges.weights,
-        }
         learn = make_learn(
             make_model(policy.config, config.compute),
             make_model(critic.config, config.compute),
             optimizer,
-            **shaping,
+            whiten_rewards=options.whiten_rewards,
+            normalize=options.normalize_scores,
+            weights=judges.weights,
             epochs=options.epochs,
             mini_batches=options.mini_batches,
             micro_batches=config.micro_batches,
@@ -97,8 +102,9 @@ def run(
             may_rest=options.policy_may_rest,
         )
 
-        def measure(running: Running, experience: Experience, hyper: Hyper) -> Metrics:
-            return make_rollout(experience, hyper, running, **shaping)[1]
+        def measure(experience: Experience, hyper: Hyper) -> Metrics:
+            # Scores as they are at the first price: what was carried on would change the units from one to the next.
+            return make_rollout(experience, hyper, whiten_rewards=False, weights=judges.weights)[1]
 
         def rates(step: int) -> dict[str, float]:
             peaks = {"learning_rate": None, "critic_learning_rate": options.critic_learning_rate}
@@ -132,10 +138,27 @@ def _constants(config: PPOConfig) -> dict[str, float]:
         "score_clip": math.inf if options.score_clip is None else options.score_clip,
         "early_stop_kl": math.inf if options.early_stop_kl is None else options.early_stop_kl,
         "kl_target": math.inf if options.kl_target is None else options.kl_target,
-        "kl_horizon": KL_HORIZON if options.kl_horizon is None else options.kl_horizon,
+        "kl_horizon": config.kl_horizon,
         "ptx_coef": config.ptx.coef,
         "train_policy": 1.0,
     }
+
+
+def _warn_of_a_sluggish_price(config: PPOConfig, steps: int) -> None:
+    """Says so if an adaptive price of a nat can hardly change in this run."""
+    if config.ppo.kl_target is None:
+        return
+    horizon, answers = config.kl_horizon, config.batch_size * config.rollout.answers
+    most = (1 + 0.2 * answers / horizon) ** steps
+    if most < SLUGGISH:
+        log.warning(
+            "ppo.kl_target: in %d steps of %d answers the price of a nat changes by a factor of %.2f at most; lower "
+            "ppo.kl_horizon (%d answers) to have it adapt",
+            steps,
+            answers,
+            most,
+            horizon,
+        )
 
 
 def _first_running(options: PPOOptions) -> Running:
@@ -151,12 +174,17 @@ def _take_pretraining(config: PPOConfig, job: Run, policy: Start, dataset: Rows 
     Raises:
         ValueError: if options of theirs would have no effect, or their rows do not divide over the devices.
     """
-    if dataset is None and config.ptx.dataset is None:
+    named = config.ptx.dataset
+    if dataset is None and named is None:
         if config.ptx != PTXConfig():
             raise ValueError("ptx: no effect without ptx.dataset; name one, or leave the others out")
         return None
     check_batch(job.mesh, "ptx.batch_size / micro_batches", config.ptx.batch_size // config.micro_batches)
-    return make_pretraining_loader(job, config.ptx, policy, dataset, config.pretraining_rows)
+    if dataset is not None and named is not None:
+        raise ValueError(f"there are rows in memory and ptx.dataset={named} in the config; keep one of them")
+    source = dataset if named is None else DatasetConfig(path=named)
+    assert source is not None
+    return make_pretraining_loader(job, policy, source, config.ptx.data, config.pretraining_rows)
 
 
 def _take_critic(config: PPOConfig, job: Run, policy: Start, judges: Judges) -> Start:

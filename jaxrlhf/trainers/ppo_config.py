@@ -27,7 +27,7 @@ class PPOOptions(UpdateOptions):
         kl_target: KL that an adaptive price aims at, nats an answer, positive; 6 is usual (Ziegler et al. 2019). None
             keeps the price at `kl_coef`, as TRL and InstructGPT do; else it only starts there.
         kl_horizon: answers in which an adaptive price changes by a fifth of itself, where the KL is a fifth or more off
-            its target; positive. None means 10000 (Ziegler et al. 2019).
+            its target; not fewer than those of a step. None means 10000 (Ziegler et al. 2019).
         clip_eps: half-width of the ratio's interval, positive.
         value_clip_eps: how far a value may move in one rollout, positive.
         gamma: discount, in [0, 1].
@@ -42,9 +42,10 @@ class PPOOptions(UpdateOptions):
         entropy_coef: weight of the policy's entropy, nats a token, which the loss rewards; not negative. 0 as in TRL;
             0.01 in Schulman et al. 2017 for games.
         early_stop_kl: KL to the policy that sampled, nats a token (half the mean squared log-ratio), above which the
-            policy rests for what is left of a rollout, while the critic learns on; positive. None never stops; 0.015 in
-            Spinning Up.
-        critic_warmup_steps: first steps in which the critic learns alone, not negative. 0 as in TRL.
+            policy rests for what is left of a rollout, while the critic learns on; positive. The update that finds it
+            is the last one taken (Spinning Up, which uses 0.015, leaves that out too). None never stops.
+        critic_warmup_steps: first steps in which the critic learns alone, not negative; schedules of learning rates go
+            on meanwhile. 0 as in TRL.
         critic_learning_rate: the critic's highest rate, positive; None means `optim.learning_rate`. It follows the same
             schedule.
     """
@@ -145,12 +146,26 @@ class PPOConfig(RolloutTrainConfig):
         """Checks ranges and combinations."""
         super().__post_init__()
         rows, parts = self.ptx.batch_size, self.micro_batches
-        check(self, (rows % max(1, parts) == 0, f"micro_batches={parts} does not divide ptx.batch_size={rows}"))
+        answers, horizon = self.batch_size * self.rollout.answers, self.kl_horizon
+        check(
+            self,
+            (rows % max(1, parts) == 0, f"micro_batches={parts} does not divide ptx.batch_size={rows}"),
+            (
+                self.ppo.kl_target is None or horizon >= answers,
+                f"ppo.kl_horizon={horizon} is shorter than a step, which has {answers} answers (batch_size="
+                f"{self.batch_size} x rollout.answers={self.rollout.answers}): the price would swing; use more",
+            ),
+        )
 
     @property
     def options(self) -> PPOOptions:
         """The options of the method."""
         return self.ppo
+
+    @property
+    def kl_horizon(self) -> int:
+        """Answers in which an adaptive price of a nat changes by a fifth."""
+        return KL_HORIZON if self.ppo.kl_horizon is None else self.ppo.kl_horizon
 
     @property
     def pretraining_rows(self) -> int:

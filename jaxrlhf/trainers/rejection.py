@@ -74,8 +74,8 @@ def run(
             seed=config.seed,
         )
 
-        def measure(running: None, experience: Experience, hyper: Hyper) -> Metrics:
-            del running, hyper
+        def measure(experience: Experience, hyper: Hyper) -> Metrics:
+            del hyper
             return choose(experience, **choice)[1]
 
         def rates(step: int) -> dict[str, float]:
@@ -92,5 +92,6 @@ def run(
             learn=learn,
             measure=measure,
             constants={},
+            only_scored=True,
         )
         return job.finish(policy, improve(game, states, train, held_out, rates))

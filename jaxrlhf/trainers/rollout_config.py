@@ -9,6 +9,9 @@ import math
 from jaxrlhf.config_checks import Condition, check, not_negative, positive
 from jaxrlhf.trainers.config import TrainConfig
 
+MOST_CUT_OFF = 0.9
+"""The share of answers that may be cut off without a warning: of more, rewards judge little but halves."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:

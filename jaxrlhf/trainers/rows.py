@@ -14,7 +14,6 @@ from jaxrlhf.data.sources import Source, comparison_kind
 from jaxrlhf.sharding.distributed import is_main
 from jaxrlhf.sharding.place import process_rows
 from jaxrlhf.trainers.config import TrainConfig
-from jaxrlhf.trainers.ppo_config import PTXConfig
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start, check_positions
 
@@ -52,21 +51,23 @@ def make_loaders(
     return train, _loader(run, kind, sources, start, config.eval_rows, answer, "evaluation")
 
 
-def make_pretraining_loader(run: Run, ptx: PTXConfig, start: Start, dataset: Rows | None, rows: int) -> Loader:
-    """Reads and indexes the texts whose LM loss joins PPO's, with an order of their own.
+def make_pretraining_loader(run: Run, start: Start, source: Source, data: DataConfig, rows: int) -> Loader:
+    """Reads and indexes texts to learn from beside, with an order of their own.
 
     Args:
         run: the open run, whose steps are planned.
-        ptx: what to read.
-        start: the policy.
-        dataset: rows in memory; None reads what `ptx` names.
+        start: the model that reads them.
+        source: the texts.
+        data: how they become tokens, `ptx.data` of the config.
         rows: of a step.
+
+    Raises:
+        ValueError: if the texts are bad, or too long for the model.
     """
-    if dataset is not None:
-        _refuse_both("ptx.dataset", ptx.dataset)
-    source = DatasetConfig(path=ptx.dataset) if ptx.dataset is not None else dataset
-    assert source is not None
-    loader = _loader(run, "tokens", [source], start, rows, 0, "pretraining", data=ptx.data, key="ptx.data")
+    try:
+        loader = _loader(run, "tokens", [source], start, rows, 0, "pretraining", data=data)
+    except ValueError as error:
+        raise ValueError(f"ptx.dataset, whose data.* keys are ptx.data.*: {error}") from error
     run.also_reads(loader.index.digest)
     return loader
 
@@ -120,7 +121,6 @@ def _loader(
     what: str,
     *,
     data: DataConfig | None = None,
-    key: str = "data",
 ) -> Loader:
     data = run.config.data if data is None else data
     rejects = run.folder / f"rejected_{what}_rows.jsonl" if is_main() and data.bad_rows == "skip" else None
@@ -129,6 +129,6 @@ def _loader(
         log.info("%s data: %s", what, line)
     if kind == "pairs" and index.margins.any():
         log.warning("%s data: the column 'margin' has no effect on DPO", what)
-    shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else f"lower {key}.max_length"
+    shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else "lower data.max_length"
     check_positions(start, index.report.longest + answer, shorter)
     return Loader(index, kind, size, run.config.seed, rows=process_rows(run.mesh, size), buckets=data.buckets)

@@ -26,7 +26,7 @@ from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.trackers import check_installed, open_trackers
-from jaxrlhf.trainers.config import TrainConfig
+from jaxrlhf.trainers.config import FEW_STEPS, TrainConfig
 from jaxrlhf.trainers.invocation import invocation, versions
 from jaxrlhf.trainers.journal import Journal
 from jaxrlhf.trainers.same_run import check_same_run
@@ -35,8 +35,6 @@ from jaxrlhf.types import Params
 
 log = logging.getLogger(__name__)
 
-FEW_STEPS = 10
-"""Runs of fewer steps are warned of."""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:

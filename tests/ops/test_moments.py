@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jaxrlhf.ops.moments import Moments, add_values, no_moments
+from jaxrlhf.ops.moments import RunningMoments, add_values, no_moments
 
 
 def test_batches_add_up_to_the_moments_of_all_their_values():
@@ -18,7 +19,7 @@ def test_batches_add_up_to_the_moments_of_all_their_values():
 
 
 def test_nothing_new_changes_nothing():
-    before = Moments(jnp.float32(3.0), jnp.float32(2.0), jnp.float32(8.0))
+    before = RunningMoments(jnp.float32(3.0), jnp.float32(2.0), jnp.float32(8.0))
     assert add_values(before, jnp.full(4, jnp.nan), jnp.zeros(4, bool)) == before
     assert before.std == 2.0
 
@@ -26,3 +27,12 @@ def test_nothing_new_changes_nothing():
 def test_fewer_than_two_values_have_no_deviation():
     assert no_moments().std == 0.0
     assert add_values(no_moments(), jnp.asarray([7.0]), jnp.asarray([True])).std == 0.0
+
+
+@pytest.mark.parametrize("value", [0.1, -0.7, 1.7])
+@pytest.mark.parametrize("count", [7, 64, 512])
+def test_equal_values_have_no_deviation_at_all(value: float, count: int):
+    moments = no_moments()
+    for _ in range(3):
+        moments = jax.jit(add_values)(moments, jnp.full(count, value), jnp.ones(count, bool))
+    assert moments.std == 0.0 and moments.mean == jnp.float32(value)

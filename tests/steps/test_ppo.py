@@ -18,7 +18,7 @@ from jaxrlhf.optim import adamw_direction
 from jaxrlhf.steps.experience import Experience, States, make_judge, response_batch
 from jaxrlhf.steps.ppo import PolicyBatch, PolicyTotals, make_learn, policy_loss, value_loss
 from jaxrlhf.steps.scoring import token_logprobs, token_values
-from jaxrlhf.steps.shaping import FIXED, make_rollout
+from jaxrlhf.steps.shaping import FIXED, Running, make_rollout
 from jaxrlhf.steps.update import init_state
 from jaxrlhf.types import Samples, TokenBatch
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
@@ -150,10 +150,10 @@ def learned_with(
         "policy": init_state(FAKE_PARAMS, optax.identity()),
         "critic": init_state(CRITIC_PARAMS, optax.identity()),
     }
-    played = dataclasses.replace(fake_experience(list(scores)), pretraining=pretraining)
+    played = fake_experience(list(scores))
     rates = hyper(**{"learning_rate": 0.1, "critic_learning_rate": 0.1, "max_grad_norm": 1e9} | values)
     learn = optional_learn(epochs, micro_batches, may_rest)
-    after, metrics = learn(States(models, FIXED), {}, played, {**HYPER, **rates})
+    after, metrics = learn(States(models, FIXED), {}, played, {**HYPER, **rates}, pretraining)
     return after.models, values_of(metrics)
 
 
@@ -298,3 +298,15 @@ def test_later_epochs_are_shuffled_by_step():
     chex.assert_trees_all_equal(params_of(first[0]), params_of(again[0]))
     assert first[0]["policy"].step == 4 and first[1]["val/ratio"].value != 1.0
     assert optax.tree.norm(jax.tree.map(jnp.subtract, params_of(first[0]), params_of(other[0]))) > 1e-6
+
+
+@pytest.mark.parametrize("trains, price", [(1.0, 0.5 * (1 + 0.2 * 4 / 40)), (0.0, 0.5)])
+def test_the_price_of_a_nat_stays_while_the_critic_warms_up(trains: float, price: float):
+    models = {
+        "policy": init_state(FAKE_PARAMS, optax.identity()),
+        "critic": init_state(CRITIC_PARAMS, optax.identity()),
+    }
+    values = hyper(train_policy=trains, early_stop_kl=math.inf, kl_target=0.1, kl_horizon=40.0)  # the KL is 0.3
+    states = States(models, Running(kl_coef=jnp.float32(0.5)))
+    after, _ = optional_learn(1, 1, True)(states, {}, fake_experience([1.0, -1.0, 0.5, 0.7]), {**HYPER, **values})
+    assert after.running.kl_coef == pytest.approx(price, rel=1e-6)

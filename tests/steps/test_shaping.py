@@ -130,10 +130,11 @@ def test_scores_are_normalised_by_all_scores_so_far_and_then_clipped():
             assert metrics["objective/running_score_mean"] == pytest.approx(seen.mean())
 
 
-def test_equal_scores_have_no_deviation_to_divide_by():
-    now = experience(gold=[3.0, 3.0, 3.0, 0.0])
-    running = observe(Running(scores=no_moments()), now)
-    for normalize, expected in (("scale", 3.0), ("standardize", 0.0)):
+@pytest.mark.parametrize("score", [3.0, 0.1, -0.7])  # the last two are no sums of powers of two
+def test_equal_scores_have_no_deviation_to_divide_by(score: float):
+    now = experience(gold=[score, score, score, 0.0])
+    running = observe(observe(Running(scores=no_moments()), now), now)
+    for normalize, expected in (("scale", score), ("standardize", 0.0)):
         rollout, _ = rolled(now, running=running, normalize=normalize, values=no_trace(kl_coef=0.0))
         assert rollout.returns[0, 2] == pytest.approx(expected)
 

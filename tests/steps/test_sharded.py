@@ -86,14 +86,18 @@ def proximal(players: Players):
     """The exact KL at an adaptive price, normalised scores, texts beside, a policy that may rest, two micro-batches."""
     (policy, params), (critic, critic_params), _ = players
     learn = make_learn(
-        policy, critic, ADAM, whiten_rewards=True, epochs=1, mini_batches=1, micro_batches=2, seed=0,
+        policy, critic, ADAM, whiten_rewards=True, epochs=2, mini_batches=1, micro_batches=2, seed=0,
         normalize="standardize", may_rest=True,
     )  # fmt: skip
     models = {"policy": init_state(params, ADAM), "critic": init_state(critic_params, ADAM)}
     running = Running(kl_coef=jnp.float32(0.1), scores=no_moments())
     kl = np.random.default_rng(1).uniform(0, 1, (16, 4)).astype(np.float32)
-    played = dataclasses.replace(experience(), kl=kl, pretraining=token_batch(LENGTHS, 6, vocab=VOCAB, seed=3))
-    return learn, States(models, running), None, played
+    played, texts = dataclasses.replace(experience(), kl=kl), token_batch(2 * LENGTHS, 6, vocab=VOCAB, seed=3)
+
+    def step(states, frozen, batch, values):
+        return learn(states, frozen, batch[0], values, batch[1])
+
+    return step, States(models, running), None, (played, texts)
 
 
 def grouped(players: Players):

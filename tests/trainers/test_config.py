@@ -46,6 +46,11 @@ def ppo(**fields: Any) -> PPOConfig:
         (PPOOptions, {"early_stop_kl": 0.1, "epochs": 1}, "early_stop_kl=0.1 has no effect on a single update"),
         (PPOOptions, {"normalize_scores": "std"}, "normalize_scores='std' is unknown"),
         (PTXConfig, {"coef": 0.0, "batch_size": 0}, "coef=0.0 must be positive; batch_size=0 must be positive"),
+        (
+            ppo,
+            {"ppo": PPOOptions(kl_target=6.0, kl_horizon=8)},
+            "ppo.kl_horizon=8 is shorter than a step",
+        ),
         (ppo, {"ptx": PTXConfig(batch_size=6), "micro_batches": 4}, "micro_batches=4 does not divide ptx.batch_size=6"),
         (RolloutConfig, {"temperature": 0.0, "answers": 0}, "temperature=0.0 .*; answers=0 must be positive"),
         (sft, {"batch_size": 0, "keep": 0}, "batch_size=0 must be positive; keep=0 must be positive"),

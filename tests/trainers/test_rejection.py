@@ -39,12 +39,13 @@ def test_a_reward_model_chooses_too(tmp_path):
     assert trained.metrics["eval/reward/best"] == trained.metrics["eval/reward"] == 0.0
 
 
-def test_steps_without_an_answer_that_is_good_enough_leave_the_policy_as_it_was(tmp_path):
+def test_steps_without_an_answer_that_is_good_enough_leave_the_policy_as_it_was(tmp_path, caplog):
     settings = config("rejection", tmp_path / "run", steps=2, rejection=RejectionOptions(min_score=1.0))
     model = start()
     trained = rejection.run(settings, model=model, dataset=prompts(), rewards=[brief])
     lines = metrics(tmp_path / "run")
-    assert [line["skipped"] for line in lines] == [1.0, 1.0] and trained.metrics["rejection/kept"] == 0.0
+    assert [line["loss"] for line in lines] == [None, None] and trained.metrics["rejection/kept"] == 0.0
+    assert "no answer of this batch reaches rejection.min_score" in caplog.text
     assert (trained.model.params["norm"]["scale"] == model.params["norm"]["scale"]).all()
 
 
