@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 ABSENT = "<absent>"
 """What `diff` shows for a key that one side does not have."""
+
+_ROOT = "config"  # what messages call the whole
 
 _INVALID: Any = object()  # stands for a value that could not be read; its problem is in the list
 
@@ -49,7 +52,7 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] 
     root = Node({}, COMMAND_LINE) if path is None else read(Path(path), problems)
     for text in overrides:
         override(root, text, problems)
-    config = _convert(cls, root, "config", dataclasses.MISSING, problems)
+    config = _convert(cls, root, _ROOT, dataclasses.MISSING, problems)
     if problems:
         raise ValueError("\n".join(problems))
     return config
@@ -155,7 +158,8 @@ def _convert(wanted: Any, node: Node, key: str, default: Any, problems: list[str
     value = next(iter(values), _INVALID) if options else _scalar(inner, node)
     if value is _INVALID:
         close = difflib.get_close_matches(str(node.value), [str(option) for option in options], n=1)
-        _complain(node, key, type_name(wanted), problems, hint=f"; did you mean {close[0]!r}?" if close else "")
+        expected = "a finite number" if inner is float and _is_not_finite(node) else type_name(wanted)
+        _complain(node, key, expected, problems, hint=f"; did you mean {close[0]!r}?" if close else "")
     return value
 
 
@@ -169,7 +173,9 @@ def _converter(wanted: Any) -> Callable[..., Any] | None:
 def _convert_dataclass(cls: Any, node: Node, key: str, default: Any, problems: list[str]) -> Any:
     """Fills a dataclass; what is not given comes from `default`, an instance of it, or else from its fields."""
     if not isinstance(node.value, dict):
-        return _complain(node, key, f"a mapping with the keys of {cls.__name__}", problems, hint=_spaces(node))
+        names = ", ".join(field.name for field in dataclasses.fields(cls))
+        hint = _spaces(node) or _path_meant(cls, node, key)
+        return _complain(node, key, f"a mapping with the keys {names}", problems, hint=hint)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     before = len(problems)
@@ -194,7 +200,8 @@ def _construct(cls: Any, values: dict[str, Any], node: Node, key: str, problems:
     try:
         return cls(**values)
     except (ValueError, TypeError) as error:  # what the config's own checks say, with the place added
-        problems.append(f"{node.where}: {key}: {error}")
+        place = node.where if key == _ROOT else f"{node.where}: {key}"
+        problems.append(f"{place}: {error}")
         return _INVALID
 
 
@@ -252,6 +259,16 @@ def _scalar(wanted: type, node: Node) -> Any:
     return _INVALID
 
 
+def _is_not_finite(node: Node) -> bool:
+    """Whether it is a number that no float field takes: infinity or NaN, as Python or YAML writes them, or 1e999."""
+    if not isinstance(node.value, str):
+        return False
+    try:
+        return not math.isfinite(float(re.sub(r"^([+-]?)\.(?=[a-zA-Z])", r"\1", node.value)))
+    except ValueError:
+        return False
+
+
 def _complain(node: Node, key: str, expected: str, problems: list[str], hint: str = "") -> Any:
     problems.append(f"{node.where}: {key}: found {node}, expected {expected}{hint}")
     return _INVALID
@@ -261,6 +278,14 @@ def _spaces(node: Node) -> str:
     """What to add of a text where a mapping should be: shells make `x=a:b x=c:d` of `x={a:b,c:d}`."""
     split = node.where == COMMAND_LINE and isinstance(node.value, str) and ":" in node.value
     return f"; {ONE_ARGUMENT}" if split else ""
+
+
+def _path_meant(cls: type, node: Node, key: str) -> str:
+    """What to add of a text where a section should be that names a path: it may be that path."""
+    paths = [field.name for field in dataclasses.fields(cls) if field.name in ("dataset", "path")]
+    if not paths or node.kind != "string" or not node.value:
+        return ""
+    return f"; did you mean {key.removeprefix(f'{_ROOT}.')}.{paths[0]}={node.value}?"
 
 
 def _suggestion(name: str, cls: type) -> str:

@@ -36,6 +36,11 @@ class Run:
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     limit: int | None = None
     packing: bool = False
+    rate: float | None = None
+
+    def __post_init__(self):
+        if self.limit == 0:
+            raise ValueError("limit=0 reads nothing")
 
 
 def _load(*overrides):
@@ -114,11 +119,17 @@ def test_override_of_a_value_given_on_the_command_line():
         ("ppo.epochs=1e3", "config.ppo.epochs: found the float 1e3, expected int"),
         ("ppo.epochs=true", "config.ppo.epochs: found the bool true, expected int"),
         ("ppo.clip_eps=big", "config.ppo.clip_eps: found the string 'big', expected float"),
-        ("ppo.clip_eps=nan", "config.ppo.clip_eps: found the string 'nan', expected float"),
-        ("ppo.clip_eps=1e999", "config.ppo.clip_eps: found the float 1e999, expected float"),
+        ("ppo.clip_eps=nan", "config.ppo.clip_eps: found the string 'nan', expected a finite number"),
+        ("ppo.clip_eps=-.inf", "config.ppo.clip_eps: found the string '-.inf', expected a finite number"),
+        ("ppo.clip_eps=1e999", "config.ppo.clip_eps: found the float 1e999, expected a finite number"),
+        ("rate=inf", "config.rate: found the string 'inf', expected a finite number"),
+        ("rate=high", "config.rate: found the string 'high', expected float or null"),
         ("ppo.clip_eps=null", "config.ppo.clip_eps: found null, expected float"),
         ("ppo.kl=adaptiv", "expected one of 'fixed', 'adaptive'; did you mean 'adaptive'?"),
-        ("ppo=3", "config.ppo: found the int 3, expected a mapping with the keys of PPO"),
+        ("ppo=3", "config.ppo: found the int 3, expected a mapping with the keys clip_eps, epochs, kl"),
+        ("ppo=null", "config.ppo: found null, expected a mapping with the keys clip_eps, epochs, kl"),
+        ("reference=a.b", "expected a mapping with the keys path, weight; did you mean reference.path=a.b?"),
+        ("datasets=[p]", "expected a mapping with the keys path, weight; did you mean datasets.0.path=p?"),
         ("packing=1", "config.packing: found the int 1, expected true or false"),
         ("limit=x", "config.limit: found the string 'x', expected int or null"),
         ("betas=[1]", "config.betas: found a list, expected 2 entries, not 1"),
@@ -188,6 +199,12 @@ def test_all_problems_are_told_with_their_lines(tmp_path):
         f"{path}:7: config.datasets.0.path is missing; expected string",
         "command line: config.packing: found the string 'on', expected true or false",
     ]
+
+
+def test_what_the_whole_config_says_has_one_prefix(tmp_path):
+    assert _problems(None, "out=x", "limit=0") == ["command line: limit=0 reads nothing"]
+    path = _file(tmp_path, "out: x\nlimit: 0\n")
+    assert _problems(path) == [f"{path}:1: limit=0 reads nothing"]
 
 
 def test_keys_of_a_required_section_are_told_as_missing():

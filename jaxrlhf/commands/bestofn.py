@@ -41,12 +41,14 @@ def run(config: BestOfNConfig) -> list[Row]:
         The table.
 
     Raises:
-        ValueError: if a file exists, nothing gives a score, or what is read is bad.
+        ValueError: if a file exists, nothing gives a score, what is read is bad, or no row comes of it; there is no
+            file then.
     """
     check_new(config.out, "answers")
     check_new(config.summary, "the summary")
-    asked = [config, config.judge] if config.judge.given else [config]
-    named = [name_judges(one, (), None) for one in asked]  # what is wrong there is said before anything is loaded
+    asked = {"": config} | ({"judge.": config.judge} if config.judge.given else {})
+    # What is wrong there is said before anything is loaded.
+    named = [name_judges(one, (), None, prefix=prefix) for prefix, one in asked.items()]
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
@@ -56,8 +58,8 @@ def run(config: BestOfNConfig) -> list[Row]:
         prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
         log_report(prompts.loader.index)
         judges = [
-            Judges(scorer=_reward_model(one, policy, prompts), functions=functions, weights=weights)
-            for one, (functions, weights) in zip(asked, named, strict=True)
+            Judges(scorer=_reward_model(one, prefix, policy, prompts), functions=functions, weights=weights)
+            for (prefix, one), (functions, weights) in zip(asked.items(), named, strict=True)
         ]
         scorers = [_scorer(config, judge, prompts) for judge in judges]
         batches = sample_batches(policy, prompts, config.sampling, compute=config.compute, answers=config.answers)
@@ -137,10 +139,10 @@ def table(scores: np.ndarray, values: np.ndarray | None = None) -> list[Row]:
     return rows
 
 
-def _reward_model(asked: BestOfNConfig | JudgeConfig, policy: Start, prompts: Prompts) -> Start | None:
+def _reward_model(asked: BestOfNConfig | JudgeConfig, prefix: str, policy: Start, prompts: Prompts) -> Start | None:
     if asked.reward_model is None:
         return None
-    what = "reward_model" if isinstance(asked, BestOfNConfig) else "judge.reward_model"
+    what = f"{prefix}reward_model"
     scorer = load_start(asked.reward_model, prompts.mesh, what=what, scalar=True)
     check_same_tokens(policy, scorer, f"{what}={asked.reward_model}")
     return scorer
@@ -158,13 +160,27 @@ def _rows(
     *,
     keep_all: bool,
 ) -> Iterator[Row]:
-    """The rows to write, by what the first scorer says; what each of them says is added to its list on the way."""
-    make_row = ranked_row if keep_all else best_row
+    """The rows to write, by what the first scorer says; what each of them says is added to its list on the way.
+
+    Raises:
+        ValueError: at the end, if there was none.
+    """
+    make_row, written = ranked_row if keep_all else best_row, 0
     for batch in batches:
         for score, own in zip(scorers, said, strict=True):
             own.append(score(batch))
         answered = zip(batch.rows, batch.completions, batch.terminated.tolist(), said[0][-1], strict=True)
-        yield from (row for row in itertools.starmap(make_row, answered) if row is not None)
+        rows = [row for row in itertools.starmap(make_row, answered) if row is not None]
+        written += len(rows)
+        yield from rows
+    if not written:
+        raise ValueError(_why_nothing(np.concatenate(said[0])))
+
+
+def _why_nothing(scores: np.ndarray) -> str:
+    if np.isnan(scores).all():
+        return f"no reward has an opinion on any of the {scores.size} answers; mend the rewards or reward_weights"
+    return "no prompt has 2 answers with a score, which a rank needs; draw more answers, or leave keep_all out"
 
 
 def _bare(prompt: Row) -> Row:
@@ -174,26 +190,26 @@ def _bare(prompt: Row) -> Row:
 def _warn_of_unscored(scores: np.ndarray, *, least: int) -> None:
     scored = np.sum(~np.isnan(scores), axis=1)
     if missing := scores.size - int(scored.sum()):
+        left = "no answer" if least == 1 else f"fewer than {least} answers"
         log.warning(
-            "no reward has an opinion on %d of %d answers, which are left out; %d of %d prompts have fewer than %d "
-            "others, and no row",
-            missing, scores.size, int(np.sum(scored < least)), len(scores), least,
+            "%d of %d answers have no score and are left out; %d of %d prompts not written for having %s left",
+            missing, scores.size, int(np.sum(scored < least)), len(scores), left,
         )  # fmt: skip
 
 
 def _show(result: Sequence[Row]) -> None:
     """Prints the table at powers of two, and at its end."""
     names = [name for name in result[0] if not name.endswith("_prompts")]
-    print("".join(f"{name:>13}" for name in names))
+    print("  ".join(f"{name:>11}" for name in names))
     for row in result:
         if row["n"].bit_count() == 1 or row is result[-1]:
-            print("".join(f"{_text(row[name]):>13}" for name in names))
+            print("  ".join(f"{_text(row[name]):>11}" for name in names))
 
 
 def _text(value: float | None) -> str:
     if value is None:
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def _number(value: float) -> float | None:

@@ -91,7 +91,7 @@ class JudgeConfig:
             self,
             (
                 self.given or not self.reward_weights,
-                f"reward_weights={self.reward_weights} has no effect without a judge; set judge.reward_model or "
+                f"reward_weights={[*self.reward_weights]} has no effect without a judge; set judge.reward_model or "
                 "judge.rewards",
             ),
         )
@@ -169,6 +169,7 @@ class EvaluateConfig:
         against: win rate: the other policy.
         reward_model: win rate: the reward model that decides.
         rewards: win rate: Python rewards that decide, `path.py:function`, added to the reward model's score.
+        reward_weights: win rate: factors of the rewards, the reward model's first if there is one; none means 1 each.
         out: file to write the result to as JSON, which must not exist; None writes none.
         batch_size: rows at a time, positive.
         sampling: win rate: how answers are drawn.
@@ -183,6 +184,7 @@ class EvaluateConfig:
     against: str | None = None
     reward_model: str | None = None
     rewards: tuple[str, ...] = ()
+    reward_weights: tuple[float, ...] = ()
     out: str | None = None
     batch_size: int = 32
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
@@ -192,7 +194,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Checks that what is given has an effect, and what is needed is given."""
-        given = [name for name in ("against", "reward_model", "rewards") if getattr(self, name)]
+        given = [name for name in ("against", "reward_model", "rewards", "reward_weights") if getattr(self, name)]
         if self.sampling != SamplingConfig():
             given.append("sampling")
         decided = self.against is not None and bool(self.reward_model or self.rewards)
@@ -238,14 +240,14 @@ class ReportConfig:
             given.
     """
 
-    runs: tuple[str, ...]
+    runs: tuple[str, ...] = ()
     out: str | None = None
 
     def __post_init__(self) -> None:
         """Checks that there is something to show, and a place for it that is no other file."""
         check(
             self,
-            (bool(self.runs), "runs is empty; name the folder of a run"),
+            (bool(self.runs), "name a run: jaxrlhf report runs/ppo"),
             (self.out is not None or len(self.runs) < 2, "out is not set; name a file for a report on several folders"),
             (self.out is None or self.out.endswith(".html"), f"out={self.out} must end in .html"),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from jax.sharding import Mesh
 
 from jaxrlhf.commands.config import EvaluateConfig
 from jaxrlhf.commands.files import check_new, write_result
-from jaxrlhf.commands.sampled import Answered, Prompts, encode_prompts, log_report, sample_answers, score_answers
-from jaxrlhf.commands.scored import function_scores
+from jaxrlhf.commands.sampled import Prompts, encode_prompts, log_report, sample_batches
+from jaxrlhf.commands.scored import make_scorer
 from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.index import Index
@@ -24,13 +23,13 @@ from jaxrlhf.data.sources import comparison_kind
 from jaxrlhf.evaluation.intervals import Proportion, pair_accuracy, win_rate
 from jaxrlhf.evaluation.metrics import average
 from jaxrlhf.models.decoder import make_model
-from jaxrlhf.rewards.functions import RewardFn, load_reward, name_rewards
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
 from jaxrlhf.steps.reward import answer_scores
 from jaxrlhf.steps.sft import sft_loss, sft_totals
 from jaxrlhf.steps.update import make_evaluate
+from jaxrlhf.trainers.judges import Judges, check_judges, name_judges
 from jaxrlhf.trainers.start import Start, check_positions, check_same_tokens, load_start
 
 Result = dict[str, Any]
@@ -88,16 +87,16 @@ def _accuracy(config: EvaluateConfig, mesh: Mesh) -> Result:
 
 def _win_rate(config: EvaluateConfig, mesh: Mesh) -> Result:
     assert config.against is not None
+    functions, weights = name_judges(config, (), None)  # what is wrong there is said before anything is loaded
     policy, other = load_start(config.model, mesh), load_start(config.against, mesh, what="against")
     named = config.reward_model
     scorer = None if named is None else load_start(named, mesh, what="reward_model", scalar=True)
-    functions = name_rewards([load_reward(name) for name in config.rewards])
+    judges = Judges(scorer=scorer, functions=functions, weights=weights)
     prompts, others = (_prompts(config, mesh, start) for start in (policy, other))
     log_report(prompts.loader.index)
     if others.loader.index.report != prompts.loader.index.report:  # its tokenizer counts and leaves out otherwise
         log_report(others.loader.index)
-    scores = _rewarded(config, policy, prompts, scorer, functions)
-    scores_of_other = _rewarded(config, other, others, scorer, functions)
+    scores, scores_of_other = (_rewarded(config, *pair, judges) for pair in ((policy, prompts), (other, others)))
     return {
         "win_rate": win_rate(scores, scores_of_other),
         "ties": int(np.sum(scores == scores_of_other)),
@@ -112,24 +111,18 @@ def _prompts(config: EvaluateConfig, mesh: Mesh, policy: Start) -> Prompts:
     return encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
 
 
-def _rewarded(
-    config: EvaluateConfig, policy: Start, prompts: Prompts, scorer: Start | None, functions: Mapping[str, RewardFn]
-) -> np.ndarray:
+def _rewarded(config: EvaluateConfig, policy: Start, prompts: Prompts, judges: Judges) -> np.ndarray:
     """Scores [N] of one answer to each prompt."""
-    answered = sample_answers(policy, prompts, config.sampling, compute=config.compute)
-    total = _function_scores(answered, functions)
-    if scorer is not None:
-        check_same_tokens(policy, scorer, "the reward model")
-        total = total + score_answers(scorer, answered, compute=config.compute)[:, 0]
-    return total
-
-
-def _function_scores(answered: Answered, functions: Mapping[str, RewardFn]) -> np.ndarray:
-    index = answered.prompts.loader.index
-    by_name = function_scores(functions, index.extras, answered.completions, index.columns)
-    total = np.sum(list(by_name.values()), axis=0)[:, 0] if by_name else np.zeros(index.units)
-    if np.isnan(total).any():
-        raise ValueError("a reward had no opinion on some answers; a win rate needs a score for every answer")
+    if judges.scorer is not None:
+        check_same_tokens(policy, judges.scorer, "the reward model")
+    check_judges(judges, None, [prompts.loader], config.sampling.max_new_tokens)
+    score = make_scorer(judges, prompts.loader.index.columns, compute=config.compute)
+    batches = sample_batches(policy, prompts, config.sampling, compute=config.compute)
+    total = np.concatenate([score(batch)[:, 0] for batch in batches])
+    if missing := int(np.isnan(total).sum()):
+        raise ValueError(
+            f"no reward has an opinion on {missing} of {len(total)} answers; a win rate needs a score for every answer"
+        )
     return total
 
 

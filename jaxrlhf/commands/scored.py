@@ -35,7 +35,7 @@ def make_scorer(judges: Judges, columns: Sequence[str], *, compute: ComputeConfi
         if scored_by_model is not None:
             by_name["reward_model"] = scored_by_model(batch)
             refuse_nan({"reward_model": by_name["reward_model"].ravel()})
-        return _total(by_name, judges.weights)
+        return weighted_total(by_name, judges.weights)
 
     return score
 
@@ -66,7 +66,16 @@ def function_scores(
     return {name: values.reshape(len(rows), -1) for name, values in by_name.items()}
 
 
-def _total(by_name: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+def weighted_total(by_name: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+    """Adds up what the rewards say of each answer, as `steps.experience.total_scores` does in training.
+
+    Args:
+        by_name: name of a reward -> its scores, all of one shape; NaN where it has no opinion.
+        weights: of all these rewards by name. What weighs 0 has no opinion.
+
+    Returns:
+        Float64 of that shape, the weighted sum of the rewards that have an opinion; NaN where none has.
+    """
     parts = np.stack([weights[name] * own.astype(np.float64) for name, own in by_name.items()])
     known = np.stack([~np.isnan(own) & (weights[name] != 0) for name, own in by_name.items()])
     return np.where(known.any(axis=0), np.sum(parts, axis=0, where=known), np.nan)

@@ -60,7 +60,8 @@ class DatasetConfig:
 class DataConfig:
     """How rows become sequences of tokens."""
 
-    # Longest sequence in tokens, prompt and answer and special tokens together; at least 2.
+    # Longest sequence in tokens, prompt and answer and special tokens together; at least 2. Where answers are sampled,
+    # the prompt alone, which must be shorter; rollout.max_new_tokens or sampling.max_new_tokens bounds the answer.
     max_length: int = 1024
     # Longest prompt in tokens, from 1 and below max_length, for methods that sample answers; longer prompts are
     # dropped and counted. None: all that are shorter than max_length.

@@ -92,9 +92,9 @@ def detect(kind: Kind, row: Row) -> Format:
             else f"the row has ranked answers, and {kind!r} is needed; of ranks make pairs, 'chosen' and 'rejected'"
         )
     if not fitting:
-        known = [f"{name} ({shape.columns})" for name, shape in SHAPES.items() if kind in shape.kinds]
+        ranked = f"; or, for a reward model, {_layouts('ranked')}" if kind == "preference" else ""
         raise ValueError(
-            f"columns {', '.join(row)} fit no layout for {kind!r}; expected one of {'; '.join(known)}. "
+            f"columns {', '.join(row)} fit no layout for {kind!r}; expected one of {_layouts(kind)}{ranked}. "
             f"Name them in data.columns, for instance {_example(kind, row)}"
         )
     if len(fitting) > 1:
@@ -105,6 +105,10 @@ def detect(kind: Kind, row: Row) -> Format:
             f"rows, or declare data.format={fitting[0]} to train on all"
         )
     return fitting[0]
+
+
+def _layouts(kind: Kind) -> str:
+    return "; ".join(f"{name} ({shape.columns})" for name, shape in SHAPES.items() if kind in shape.kinds)
 
 
 def _example(kind: Kind, row: Row) -> str:

@@ -68,7 +68,10 @@ def over_prompts(estimates: np.ndarray) -> Curve:
 
 
 def kl_bound(n: int | np.ndarray) -> np.ndarray:
-    """An upper bound of KL(best of n || policy) in nats: log n - (n - 1) / n.
+    """An upper bound of KL(best of n || drawn) in nats, of the best to what it was drawn from: log n - (n - 1) / n.
+
+    What answers are drawn from is the policy itself only at temperature 1 without top-k and top-p; to the policy at
+    temperature 1 the KL of what other settings draw can be larger.
 
     It is the KL itself only where no two answers have the same score, which holds for no policy over finitely many
     texts; where few answers are likely, the KL is far below (Beirami et al. 2024).

@@ -50,7 +50,7 @@ class Judges:
 
 
 def name_judges(
-    config: NamesRewards, rewards: Sequence[RewardFn], reward_model: Start | None
+    config: NamesRewards, rewards: Sequence[RewardFn], reward_model: Start | None, *, prefix: str = ""
 ) -> tuple[dict[str, RewardFn], dict[str, float]]:
     """Names all rewards, before anything is loaded.
 
@@ -58,6 +58,7 @@ def name_judges(
         config: what names rewards.
         rewards: functions in memory; those that the config names come after them.
         reward_model: a reward model in memory.
+        prefix: what stands before the keys of `config`, for messages: "judge." for `judge.rewards`.
 
     Returns:
         The Python rewards by name, and the weights of all by name.
@@ -71,10 +72,12 @@ def name_judges(
     has_model = reward_model is not None or config.reward_model is not None
     names = [*(["reward_model"] if has_model else []), *functions]
     if not names:
-        raise ValueError("nothing gives a reward; set reward_model, or rewards: [path.py:function]")
+        raise ValueError(f"nothing gives a reward; set {prefix}reward_model, or {prefix}rewards: [path.py:function]")
     weights = config.reward_weights or (1.0,) * len(names)
     if len(weights) != len(names):
-        raise ValueError(f"reward_weights has {len(weights)} numbers for {len(names)} rewards: {', '.join(names)}")
+        raise ValueError(
+            f"{prefix}reward_weights has {len(weights)} numbers for {len(names)} rewards: {', '.join(names)}"
+        )
     return functions, dict(zip(names, weights, strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from jaxrlhf.config_checks import check, positive
 from jaxrlhf.trainers.config import OptimConfig, default_rate
@@ -15,7 +16,8 @@ class RejectionOptions(UpdateOptions):
 
     Attributes:
         keep: answers to each prompt to learn from, the best ones; from 1 to `rollout.answers`.
-        min_score: an answer that scores less is not learned from; None learns from the best whatever they score.
+        min_score: an answer that scores less is not learned from, finite; None learns from the best whatever they
+            score.
     """
 
     keep: int = 1
@@ -23,7 +25,14 @@ class RejectionOptions(UpdateOptions):
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        check(self, *positive(self, "keep", "epochs", "mini_batches"))
+        check(
+            self,
+            *positive(self, "keep", "epochs", "mini_batches"),
+            (
+                self.min_score is None or math.isfinite(self.min_score),
+                f"min_score={self.min_score} must be a finite number; leave it out to learn from the best of any score",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,9 @@ def picky(prompts, completions, **columns):
 def silent(prompts, completions, **columns):
     return [None] * len(completions)
 
+def lonely(prompts, completions, **columns):
+    return [1.0 if number % 4 == 0 else None for number in range(len(completions))]
+
 def narrow(prompts, completions):
     return [0.0] * len(completions)
 """
@@ -84,7 +87,7 @@ def test_the_best_of_the_answers_that_generate_draws(settings, reward, tmp_path,
     header, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert header == ["n", "score", "score_error", "kl_bound"]
     assert [line[0] for line in lines] == ["1", "2", "4"]
-    assert lines[-1][1:] == [f"{result[-1][name]:.4f}" for name in header[1:]]
+    assert lines[-1][1:] == [f"{result[-1][name]:.4g}" for name in header[1:]]
 
 
 def test_what_was_chosen_is_fine_tuned_on(settings, reward, tmp_path):
@@ -126,14 +129,28 @@ def test_answers_without_a_score_are_left_out_and_counted(settings, reward, tmp_
     assert result[-1] == {
         "n": 8, "score": None, "score_error": None, "score_prompts": 0, "kl_bound": pytest.approx(math.log(8) - 7 / 8)
     }  # fmt: skip
-    assert f"of 88 answers, which are left out; {11 - len(rows)} of 11 prompts have fewer than 1 others" in caplog.text
+    assert f"88 answers have no score and are left out; {11 - len(rows)} of 11 prompts not written" in caplog.text
 
 
-def test_no_opinion_at_all_leaves_an_empty_file(settings, reward, tmp_path, caplog, capsys):
-    bestofn.run(dataclasses.replace(settings, rewards=(reward("silent"),)))
-    assert read(tmp_path / "new" / "best.jsonl") == []
-    assert "no reward has an opinion on 44 of 44 answers" in caplog.text
-    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "-", "-", "0.0000"]
+@pytest.mark.parametrize(
+    ("name", "keep_all", "message"),
+    [
+        ("silent", False, "no reward has an opinion on any of the 44 answers; mend the rewards or reward_weights"),
+        ("lonely", True, "no prompt has 2 answers with a score, which a rank needs; draw more answers, or leave keep"),
+    ],
+)
+def test_where_there_is_nothing_to_write_there_is_no_file(settings, reward, tmp_path, name, keep_all, message):
+    with pytest.raises(ValueError, match=message):
+        bestofn.run(dataclasses.replace(settings, rewards=(reward(name),), keep_all=keep_all))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_columns_of_the_table_never_touch(capsys):
+    bestofn._show(table(np.array([[-1.2345678e31, 1e-5]]), np.array([[1e300, -1e-300]])))
+    header, first, last = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert header == ["n", "score", "score_error", "judge", "judge_error", "kl_bound"]
+    assert first == ["1", "-6.173e+30", "-", "5e+299", "-", "0"]
+    assert last == ["2", "1e-05", "-", "-1e-300", "-", "0.1931"]
 
 
 def test_rows_by_hand():
@@ -179,7 +196,7 @@ def test_what_cannot_be_is_refused_with_its_key(changes, message):
 
 
 def test_weights_of_no_judge_are_refused():
-    with pytest.raises(ValueError, match=r"reward_weights=\(1.0,\) has no effect without a judge; set judge.reward_m"):
+    with pytest.raises(ValueError, match=r"reward_weights=\[1.0\] has no effect without a judge; set judge.reward_m"):
         JudgeConfig(reward_weights=(1.0,))
 
 
@@ -193,7 +210,7 @@ def test_files_that_exist_are_kept_and_something_must_give_a_score(tmp_path):
         bestofn.run(BestOfNConfig(out=new, summary=there, **names))
     with pytest.raises(ValueError, match="nothing gives a reward; set reward_model, or rewards"):
         bestofn.run(BestOfNConfig(model="nothing", dataset="nothing", out=new))
-    with pytest.raises(ValueError, match="reward_weights has 2 numbers for 1 rewards: add"):
+    with pytest.raises(ValueError, match="^judge.reward_weights has 2 numbers for 1 rewards: add"):
         bestofn.run(
             BestOfNConfig(out=new, judge=JudgeConfig(rewards=("operator:add",), reward_weights=(1, 2)), **names)
         )

@@ -80,6 +80,9 @@ def long(prompts, completions, **columns):
 
 def mentions(prompts, completions, wanted):
     return [float(word in text) for word, text in zip(wanted, completions)]
+
+def sometimes(prompts, completions, wanted):
+    return [1.0 if word == "room" else None for word in wanted]
 """
 
 
@@ -106,6 +109,51 @@ def test_win_rate_of_a_known_winner(write, tmp_path, reward, value, low, high):
     assert scores == pytest.approx({"long": (2.0, 1.0), "mentions": (4 / 9, 5 / 9)}[reward])
 
 
+@pytest.fixture
+def contest(write, tmp_path):
+    """A policy that says "room room" against one that says "staff", on nine prompts."""
+    (tmp_path / "rewards.py").write_text(REWARDS)
+
+    def make(*rewards: str, weights: tuple[float, ...] = ()) -> EvaluateConfig:
+        return EvaluateConfig(
+            measure="win_rate",
+            model=chain_folder(tmp_path / "ours", {":": "room", "room": "room"}),
+            against=chain_folder(tmp_path / "other", {":": "staff"}),
+            rewards=tuple(f"{tmp_path / 'rewards.py'}:{name}" for name in rewards),
+            reward_weights=weights,
+            dataset=write("rows.jsonl", prompts(9)),
+            batch_size=8,
+            sampling=SamplingConfig(max_new_tokens=2, temperature=0.0),
+        )
+
+    return make
+
+
+def test_rewards_are_weighed(contest):
+    """Two words for one make up for a wish in 4 of 9 prompts; 0.1 of them does not."""
+    result = evaluate.run(contest("long", "mentions", "sometimes", weights=(0.1, 3.0, 0.0)))
+    assert (result["score"], result["score_of_other"]) == pytest.approx((0.2 + 3 * 4 / 9, 0.1 + 3 * 5 / 9))
+    assert result["win_rate"].value == pytest.approx(4 / 9)
+
+
+def test_a_win_rate_needs_a_score_for_every_answer(contest):
+    with pytest.raises(ValueError, match="no reward has an opinion on 5 of 9 answers; a win rate needs a score for ev"):
+        evaluate.run(contest("sometimes"))
+
+
+def test_where_a_reward_has_no_opinion_the_others_decide(contest):
+    result = evaluate.run(contest("sometimes", "long"))
+    assert (result["score"], result["score_of_other"]) == pytest.approx((2 + 4 / 9, 1 + 4 / 9))
+
+
+def test_weights_that_do_not_fit_are_refused_before_loading():
+    settings = EvaluateConfig(
+        measure="win_rate", model="m", against="n", dataset="d", rewards=("operator:add",), reward_weights=(1, 2)
+    )
+    with pytest.raises(ValueError, match="reward_weights has 2 numbers for 1 rewards: add"):
+        evaluate.run(settings)
+
+
 def test_a_result_that_exists_is_kept(tmp_path):
     (tmp_path / "result.json").write_text("{}")
     out = str(tmp_path / "result.json")
@@ -130,5 +178,7 @@ def test_sequences_beyond_the_last_position_are_refused(request, write, measure,
 def test_what_has_no_effect_is_refused():
     with pytest.raises(ValueError, match="against, sampling: no effect on measure=perplexity"):
         EvaluateConfig(measure="perplexity", model="m", dataset="d", against="x", sampling=SamplingConfig(seed=1))
+    with pytest.raises(ValueError, match="reward_weights: no effect on measure=accuracy"):
+        EvaluateConfig(measure="accuracy", model="m", dataset="d", reward_weights=(1.0,))
     with pytest.raises(ValueError, match="win_rate needs against, and reward_model or rewards"):
         EvaluateConfig(measure="win_rate", model="m", dataset="d")

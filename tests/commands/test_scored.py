@@ -6,9 +6,11 @@ import pytest
 
 from jaxrlhf.commands import scored
 from jaxrlhf.commands.sampled import AnsweredBatch
-from jaxrlhf.commands.scored import make_scorer
+from jaxrlhf.commands.scored import make_scorer, weighted_total
 from jaxrlhf.models.config import ComputeConfig
+from jaxrlhf.steps.experience import total_scores
 from jaxrlhf.trainers.judges import Judges
+from tests.steps.experiences import experience
 
 NAN = math.nan
 UNUSED: Any = None
@@ -45,6 +47,18 @@ def score(batch=BATCH, scorer: Any = None, **weights: float) -> np.ndarray:
 )
 def test_a_score_is_the_sum_of_the_rewards_that_have_an_opinion(long, early, expected):
     np.testing.assert_allclose(score(long=long, early=early), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_total_is_that_of_training(seed):
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(4, 3)).astype(np.float32)  # of four rewards on three answers
+    scores[random.random(scores.shape) < 0.5] = NAN
+    by_name = {f"reward{number}": own for number, own in enumerate(scores)}
+    weights = dict(zip(by_name, [1.0, 0.0, -2.5, 0.3], strict=True))
+    trained, known = total_scores(experience(**{name: [*own, 1.0] for name, own in by_name.items()}), weights)
+    expected = np.where(known, trained, NAN)[:3]  # the fourth is padding
+    np.testing.assert_allclose(weighted_total(by_name, weights), expected, rtol=1e-6)
 
 
 def test_a_reward_sees_the_whole_batch_with_the_columns_of_each_answer():

@@ -49,6 +49,14 @@ def test_unknown_columns_name_the_row():
         _rows("sft", [{"a": 1}])
 
 
+def test_columns_that_are_no_pairs_name_the_layouts_of_rankings():
+    with pytest.raises(ValueError, match=r"; or, for a reward model, ranked \(prompt, completions, ranks\); kwise"):
+        _rows("preference", [{"prompt": "a", "completion": "b"}])
+    with pytest.raises(ValueError) as error:
+        _rows("sft", [{"a": 1}])
+    assert "reward model" not in str(error.value)
+
+
 def test_rows_given_without_their_list_are_refused():
     with pytest.raises(TypeError, match="expected each data set in memory as a list of dicts"):
         _rows("sft", {"text": "a"})

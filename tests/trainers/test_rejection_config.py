@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -23,6 +24,8 @@ def config(*, answers: int = 8, batch_size: int = 32, micro_batches: int = 1, **
         ({"keep": 0, "mini_batches": 0}, "keep=0 must be positive; mini_batches=0 must be positive"),
         ({"keep": 9}, "rejection.keep=9 of rollout.answers=8: there are not so many; keep fewer"),
         ({"keep": 8}, "rejection.keep=8 of rollout.answers=8 rejects nothing; keep fewer, or set rejection.min_score"),
+        ({"min_score": math.inf}, "min_score=inf must be a finite number; leave it out to learn from the best"),
+        ({"min_score": math.nan}, "min_score=nan must be a finite number"),
         ({"answers": 1}, "rejection.keep=1 of rollout.answers=1 rejects nothing"),
         (
             {"batch_size": 4, "keep": 2, "mini_batches": 4, "micro_batches": 4},

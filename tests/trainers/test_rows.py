@@ -5,14 +5,23 @@ import json
 import pytest
 
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.trainers import sft
+from jaxrlhf.trainers import ppo, sft
 from jaxrlhf.trainers.rollout_config import RolloutConfig
 from tests.trainers.small import (
     config,
     demonstrations,
+    mentions,
+    prompts,
     start,
     train,
 )
+
+
+def test_what_is_wrong_with_pretraining_texts_names_their_keys(tmp_path):
+    given = {"model": start(), "dataset": prompts(), "eval_dataset": prompts(5), "rewards": [mentions]}
+    message = r"^ptx.dataset, whose data.\* keys are ptx.data.\*: row 1: columns a fit no layout.*in data.columns"
+    with pytest.raises(ValueError, match=message):
+        ppo.run(config("ppo_options", tmp_path / "run"), ptx_dataset=[{"a": "b"}], **given)
 
 
 def test_evaluation_without_data_is_refused(tmp_path):
