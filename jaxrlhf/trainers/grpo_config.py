@@ -30,9 +30,9 @@ class GRPOOptions(UpdateOptions):
         clip_low: how far the ratio may fall, in (0, 1].
         clip_high: how far the ratio may rise, positive; 0.28 above a `clip_low` of 0.2 is DAPO's clip-higher.
         kl_coef: price of a nat of KL to the reference in the loss, not negative; 0 needs no reference.
-        kl: the KL term of the loss: "unbiased", which has the gradient of the KL (TRL's is "k3", which has not); the
-            estimators "k1", "k2", "k3"; or "exact", the sum over the vocabulary, for one more forward of the reference
-            an update.
+        kl: the KL term of the loss: "unbiased", which has the gradient of the KL (TRL's default too, since it weighs
+            k3 by the ratio); the estimators "k1", "k2" and "k3", which has another gradient; or "exact", the sum over
+            the vocabulary, for one more forward of the reference an update.
     """
 
     baseline: Baseline = "mean"
