@@ -66,7 +66,7 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("jaxrlhf").setLevel(logging.INFO)  # others speak up when something is wrong
     try:
-        config = load(command.config, options.config, _overrides(command, options.overrides))
+        config = load(command.config, options.config, _overrides(command, [*options.named, *options.overrides]))
         _check_named(config)
         command.run(config)
     except (ValueError, TypeError, FileNotFoundError) as error:
@@ -82,8 +82,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     return 0
 
 
-_NAMED = {"model": "required", "dataset": "required, or datasets"}
-"""What the help says in place of the default of a key that only a call from Python can leave out."""
+_NAMED = {"model": "required", "dataset": "required, or datasets", "runs": "required"}
+"""What the help says in place of the default of a key that must be named, though it has one."""
 
 
 def _check_named(config: object) -> None:
@@ -122,9 +122,13 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"jaxrlhf {name}", description=command.help, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the keys below")
     parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was noticed")
-    positional = f"{command.positional}|" if command.positional else ""
+    if command.positional is None:
+        parser.set_defaults(named=[])
+    else:  # it takes all arguments; `_overrides` tells them apart
+        one = command.positional.removesuffix("s").upper()
+        parser.add_argument("named", nargs="*", metavar=one, help=f"goes into the list {command.positional}")
     parser.add_argument(
-        "overrides", nargs="*", metavar=f"{positional}key=value", help="changes one key, as in seed=1 or mesh.data=8"
+        "overrides", nargs="*", metavar="key=value", help="changes one key, as in seed=1 or mesh.data=8"
     )
     return parser
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from jaxrlhf.commands.config import ReportConfig
+from jaxrlhf.commands.files import write_bytes
 from jaxrlhf.report import find_runs, read_runs, report_page
 
 log = logging.getLogger(__name__)
@@ -25,16 +25,13 @@ def run(config: ReportConfig) -> Path:
         The file: `report.html` in the folder if a single one is given and no file.
 
     Raises:
-        ValueError: if a folder is no run, or its files cannot be read.
+        ValueError: if a folder is no run, or the files of a run that was named itself cannot be read.
     """
-    runs = read_runs(find_runs(config.runs))
-    page = report_page(runs)
+    runs, left_out = read_runs(find_runs(config.runs))
+    page = report_page(runs, left_out)
     path = Path(config.runs[0]) / FILE if config.out is None else Path(config.out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(page)
-    os.replace(temporary, path)
-    for problem in (problem for run in runs for problem in run.problems):
+    write_bytes(path, page)
+    for problem in (*left_out, *(problem for run in runs for problem in run.problems)):
         log.warning("left out %s", problem)
     log.info("wrote %s (%d kB): %s", path, len(page) // 1000, ", ".join(run.name for run in runs))
     return path

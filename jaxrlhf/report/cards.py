@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from jaxrlhf.report.frame import ANY, Limits
 from jaxrlhf.report.lines import NO_MARKS, Marks, Series, colour_class, line_chart
 from jaxrlhf.report.markup import Markup, join, tag
 from jaxrlhf.report.numbers import short
@@ -70,10 +71,13 @@ def chart_card(title: str, unit: str, legend: str | None, chart: str) -> Markup:
     return tag("figure", caption, chart, class_="card")
 
 
-def curve_card(title: str, unit: str, series: Sequence[Series], points: int, marks: Marks = NO_MARKS) -> Markup:
+def curve_card(
+    title: str, unit: str, series: Sequence[Series], points: int, marks: Marks = NO_MARKS, limits: Limits = ANY
+) -> Markup:
     """A chart of curves; the legend tells the last value of each."""
     entries = [key(one.label, one.colour, one.dashed, short(last_value(one.curve))) for one in series]
-    return chart_card(title, unit, tag("span", *entries, class_="legend"), line_chart(title, series, points, marks))
+    chart = line_chart(title, series, points, marks, limits)
+    return chart_card(title, unit, tag("span", *entries, class_="legend"), chart)
 
 
 def key(label: str, colour: int, dashed: bool = False, value: str = "") -> Markup:

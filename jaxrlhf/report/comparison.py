@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from jaxrlhf.report.answers import answers_compared, answers_of
 from jaxrlhf.report.cards import Detail, key, section, table
 from jaxrlhf.report.curves import curves_compared, curves_of
-from jaxrlhf.report.findings import Finding, findings_of
+from jaxrlhf.report.finding import Finding
+from jaxrlhf.report.findings import findings_of
 from jaxrlhf.report.folder import METHODS, RunRecord
 from jaxrlhf.report.markup import Markup, join, tag
 from jaxrlhf.report.numbers import NOTHING, count, duration, short

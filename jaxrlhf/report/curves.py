@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jaxrlhf.report.cards import chart_card, curve_card, folded, grid, key, section
-from jaxrlhf.report.findings import skipped_at
+from jaxrlhf.report.findings_training import skipped_at
 from jaxrlhf.report.folder import RunRecord
 from jaxrlhf.report.frontier import frontier_chart, frontier_of
 from jaxrlhf.report.lines import Marks, Series
@@ -78,7 +78,7 @@ def _score_cards(runs: Sequence[RunRecord]) -> list[Markup]:
 
 def _card(run: RunRecord, panel: Panel, points: int, marks: Marks) -> Markup | None:
     series = list(_series(run, panel))
-    return curve_card(panel.title, panel.unit, series, points, marks) if series else None
+    return curve_card(panel.title, panel.unit, series, points, marks, panel.limits) if series else None
 
 
 def _series(run: RunRecord, panel: Panel) -> Iterator[Series]:
@@ -105,7 +105,7 @@ def _compared(runs: Sequence[RunRecord], points: int) -> Iterator[tuple[Panel, M
             ]
             if series:
                 title = f"{panel.title}: {label}" if len(panel.metrics) > 1 else panel.title
-                yield panel, curve_card(title, panel.unit, series, points)
+                yield panel, curve_card(title, panel.unit, series, points, limits=panel.limits)
 
 
 def _legend_of_marks(marks: Marks) -> Markup | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrlhf.config_text import Node, read
 from jaxrlhf.report.numbers import usable
+from jaxrlhf.report.rows import check_event, check_histogram, check_metrics, check_sample, read_rows
 from jaxrlhf.report.series import Curve, Point
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig, TrainConfig
 from jaxrlhf.trainers.grpo_config import GRPOConfig
@@ -47,13 +47,14 @@ class RunRecord:
         name: of the run on the page.
         method: a key of `METHODS`.
         config: what is in config.yaml.
-        curves: name of a metric -> its points.
-        last_step: the last step of metrics.jsonl.
+        curves: name of a metric -> its points; none of a run that stopped before its first line.
+        last_step: the last step of metrics.jsonl, 0 without one.
         events: lines of events.jsonl.
         histograms: lines of histograms.jsonl.
         samples: lines of samples.jsonl.
+        checkpoint: the last step of checkpoints/, or None.
         exported: whether `export/` is there, which is written at the end.
-        written: when metrics.jsonl was last written, seconds since 1970.
+        written: when metrics.jsonl was last written, seconds since 1970; None without a line in it.
         problems: lines that could not be read, each with its place.
     """
 
@@ -66,17 +67,39 @@ class RunRecord:
     events: list[dict[str, Any]]
     histograms: list[dict[str, Any]]
     samples: list[dict[str, Any]]
+    checkpoint: int | None
     exported: bool
-    written: float
+    written: float | None
     problems: list[str]
 
     def curve(self, name: str) -> Curve:
         """The points of a metric; none if the run does not have it."""
         return self.curves.get(name, ())
 
+    def setting(self, key: str) -> Any:
+        """The value of a dotted key of the config; None if it is not there."""
+        value: Any = self.config
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
 
-def find_runs(given: Sequence[str | Path]) -> list[Path]:
-    """Names the folders of the runs that are meant.
+
+class Found(NamedTuple):
+    """The folder of a run, and whether it was named itself, rather than the folder that it lies in."""
+
+    folder: Path
+    named: bool
+
+
+class Runs(NamedTuple):
+    """The runs of a page, and the others of their folders: each with its place, and why it is left out."""
+
+    records: list[RunRecord]
+    left_out: list[str]
+
+
+def find_runs(given: Sequence[str | Path]) -> list[Found]:
+    """Finds the folders of the runs that are meant.
 
     Args:
         given: folders of runs, or folders whose subfolders are runs; those are taken in the order of their names.
@@ -84,35 +107,54 @@ def find_runs(given: Sequence[str | Path]) -> list[Path]:
     Raises:
         ValueError: if one is neither, or a run is meant twice.
     """
-    found = [folder for path in given for folder in _runs_of(Path(path))]
-    places = [folder.resolve() for folder in found]
-    twice = [folder for number, folder in enumerate(found) if places[number] in places[:number]]
+    found = [run for path in given for run in _runs_of(Path(path))]
+    places = [run.folder.resolve() for run in found]
+    twice = [run.folder for number, run in enumerate(found) if places[number] in places[:number]]
     if twice:
         raise ValueError(f"{twice[0]} is named twice; name each run once")
     return found
 
 
-def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+def read_runs(found: Sequence[Found]) -> Runs:
     """Reads runs, and gives each the shortest name that tells it from the others.
 
+    A run of a folder of runs that cannot be read, or has no line of metrics yet, is left out.
+
     Args:
-        folders: all different, as `find_runs` returns them.
+        found: all different, as `find_runs` returns them.
 
     Raises:
-        ValueError: if a config cannot be read, or nothing is in metrics.jsonl; names the file.
+        ValueError: if a run that was named itself cannot be read, or none is left; names the files.
     """
-    return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    records, left_out = [], []
+    for folder, named in found:
+        try:
+            record = _read(folder)
+            if not named:
+                _refuse_without_metrics(record)
+            records.append(record)
+        except (ValueError, OSError) as error:
+            if named:
+                raise
+            left_out.append(str(error))
+    if not records:
+        raise ValueError("; ".join(["no run can be shown", *left_out]))
+    names = _names([record.folder for record in records])
+    named_records = [dataclasses.replace(record, name=name) for record, name in zip(records, names, strict=True)]
+    return Runs(named_records, left_out)
 
 
-def _runs_of(path: Path) -> list[Path]:
+def _runs_of(path: Path) -> list[Found]:
+    if path.is_file():
+        raise ValueError(f"{path} is a file; expected {_EXPECTED}")
     if not path.is_dir():
         raise ValueError(f"{path}: there is no such folder; expected {_EXPECTED}")
     if (path / "config.yaml").is_file():
-        return [path]
+        return [Found(path, named=True)]
     runs = sorted(file.parent for file in path.glob("*/config.yaml"))
     if not runs:
         raise ValueError(f"{path} is not the folder of a run: it has no config.yaml; expected {_EXPECTED}")
-    return runs
+    return [Found(run, named=False) for run in runs]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -122,31 +164,55 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return next(names for names in tails if len(set(names)) == len(names))
 
 
-def _read(folder: Path, name: str) -> RunRecord:
-    config, problems = _read_config(folder / "config.yaml"), []
-    metrics = folder / "metrics.jsonl"
-    if not metrics.is_file():
-        every = config.get("log_every", "log_every")
-        raise ValueError(
-            f"{metrics}: there is no such file; the run has not written its first line, after {every} steps"
-        )
-    rows = list(_rows(metrics, _check_metrics, problems))
-    if not rows:
-        raise ValueError(f"{metrics}: found no line of metrics; {problems[0] if problems else 'the file is empty'}")
-    return RunRecord(
+def _read(folder: Path) -> RunRecord:
+    """Reads a run, under the name of its folder.
+
+    Raises:
+        ValueError: if its config cannot be read, or it says nothing of what happened.
+    """
+    problems: list[str] = []
+    config, metrics = _read_config(folder / "config.yaml"), folder / "metrics.jsonl"
+    rows = list(read_rows(metrics, check_metrics, problems))
+    record = RunRecord(
         folder=folder,
-        name=name,
-        method=_method_of(config),
+        name=folder.name,
+        method=_method_of(folder / "config.yaml", config),
         config=config,
         curves=_curves(rows),
-        last_step=max(row["step"] for row in rows),
-        events=list(_rows(folder / "events.jsonl", _check_event, problems)),
-        histograms=list(_rows(folder / "histograms.jsonl", _check_histogram, problems)),
-        samples=list(_rows(folder / "samples.jsonl", _check_sample, problems)),
+        last_step=max((row["step"] for row in rows), default=0),
+        events=list(read_rows(folder / "events.jsonl", check_event, problems)),
+        histograms=list(read_rows(folder / "histograms.jsonl", check_histogram, problems)),
+        samples=list(read_rows(folder / "samples.jsonl", check_sample, problems)),
+        checkpoint=_last_checkpoint(folder / "checkpoints"),
         exported=(folder / "export" / "config.json").is_file(),
-        written=metrics.stat().st_mtime,
+        written=metrics.stat().st_mtime if rows else None,
         problems=problems,
     )
+    if not record.events:
+        _refuse_without_metrics(record)
+    return record
+
+
+def _refuse_without_metrics(run: RunRecord) -> None:
+    """Refuses a run without a line of metrics.
+
+    Raises:
+        ValueError: says what its last event was, if there is one.
+    """
+    if run.written is not None:
+        return
+    metrics = run.folder / "metrics.jsonl"
+    if run.problems:
+        raise ValueError(f"{metrics}: found no line of metrics; {run.problems[0]}")
+    why = run.events[-1].get("why") if run.events else None
+    state = f"the run stopped: {why}" if why else f"the first follows log_every={run.setting('log_every')} steps"
+    raise ValueError(f"{metrics}: found no line of metrics yet; {state}")
+
+
+def _last_checkpoint(folder: Path) -> int | None:
+    """The largest step in the folder of checkpoints; one that is being written has another name."""
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir()]
+    return max(steps, default=None)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -172,13 +238,18 @@ def _plain(node: Node) -> Any:
     return convert.get(node.kind, str)(node.value)
 
 
-def _method_of(config: Mapping[str, Any]) -> str:
-    """The method whose keys are most like those of a config, which an older or a newer version may have written."""
+def _method_of(path: Path, config: Mapping[str, Any]) -> str:
+    """The method whose keys are most like those of a config, which an older or a newer version may have written.
 
-    def differs(name: str) -> int:
-        return len({field.name for field in dataclasses.fields(METHODS[name].config)} ^ set(config))
-
-    return min(METHODS, key=differs)
+    Raises:
+        ValueError: if more keys differ than are the same.
+    """
+    keys = {name: {field.name for field in dataclasses.fields(method.config)} for name, method in METHODS.items()}
+    best = min(keys, key=lambda name: len(keys[name] ^ set(config)))
+    if len(keys[best] ^ set(config)) > len(keys[best] & set(config)):
+        shown = f"its keys are {', '.join(list(config)[:5])}" if config else "it is empty"
+        raise ValueError(f"{path} is the config of no method: {shown}; expected the one that a trainer wrote")
+    return best
 
 
 def _curves(rows: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
@@ -188,69 +259,3 @@ def _curves(rows: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
             if name not in ("step", "nonfinite"):
                 curves.setdefault(name, []).append(Point(row["step"], usable(value)))
     return {name: sorted(points, key=lambda point: point.step) for name, points in curves.items()}
-
-
-def _rows(path: Path, check: Callable[[Any], str], problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a file that pass the check; `problems` takes the others."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError):
-            cut = ": cut short, as a killed run leaves its last" if number == len(lines) else ""
-            problems.append(f"{path}:{number}: not a line of JSON{cut}")
-            continue
-        complaint = check(row)
-        if complaint:
-            problems.append(f"{path}:{number}: {complaint}")
-        else:
-            yield row
-
-
-def _check_step(row: Any) -> str:
-    if not isinstance(row, dict):
-        return "expected a JSON object"
-    step = row.get("step")
-    fine = isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53
-    return "" if fine else f"step is {_shown(step)}, expected a number of steps"
-
-
-def _check_metrics(row: Any) -> str:
-    if complaint := _check_step(row):
-        return complaint
-    bad = [name for name, value in row.items() if name != "nonfinite" and not _is_metric(value)]
-    return f"{bad[0]!r} is {_shown(row[bad[0]])}, expected a number or null" if bad else ""
-
-
-def _check_event(row: Any) -> str:
-    return _check_step(row) or ("" if isinstance(row.get("event"), str) else "event is missing")
-
-
-def _check_histogram(row: Any) -> str:
-    if complaint := _check_step(row):
-        return complaint
-    scores = row.get("scores")
-    if not isinstance(scores, dict):
-        return "scores are missing"
-    edges, counts = scores.get("edges"), scores.get("counts")
-    if not isinstance(edges, list) or not isinstance(counts, list) or not len(edges) == len(counts) + 1 > 1:
-        return "scores are not counts between edges"
-    numbers = [usable(value) for value in (*edges, *counts, scores.get("unscored", 0))]
-    if None in numbers or edges != sorted(edges) or min(counts) < 0:
-        return "scores have edges that do not rise, or what is no count"
-    return ""
-
-
-def _check_sample(row: Any) -> str:
-    return _check_step(row) or ("" if {"prompt", "completion"} <= set(row) else "prompt or completion is missing")
-
-
-def _is_metric(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

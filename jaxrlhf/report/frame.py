@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,18 @@ TOP, RIGHT, BOTTOM = 8, 12, 22
 
 CHARACTER = 6.2
 """Pixels of a digit of a label, a little above the truth."""
+
+
+class Limits(NamedTuple):
+    """What an axis does not go beyond, as long as no value does: a share is never above 1."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+ANY = Limits()
+SHARE = Limits(0.0, 1.0)
+NOT_NEGATIVE = Limits(low=0.0)
 
 
 class Frame(NamedTuple):
@@ -53,17 +66,20 @@ class Column(NamedTuple):
     text: str
 
 
-def make_frame(xs: Iterable[float], ys: Iterable[float]) -> Frame:
+def make_frame(xs: Iterable[float], ys: Iterable[float], limits: Limits = ANY, *, steps: bool = False) -> Frame:
     """Makes a frame in which all values lie, with room for a line of constant height.
 
     Args:
         xs: finite values, at least one.
         ys: finite values, at least one.
+        limits: of the y axis.
+        steps: whether the x axis counts, so that its ticks are whole numbers.
     """
-    x, y = _range(xs, 0.0), _range(ys, 0.06)
-    y_ticks = ticks(*y)
+    values = list(ys)
+    x, y = _range(xs, 0.0), _within(_range(values, 0.06), values, limits)
+    x_ticks, y_ticks = ticks(*x, least=1.0 if steps else 0.0), ticks(*y)
     longest = max((len(label) for label in tick_labels(y_ticks)), default=0)
-    return Frame(x=x, y=y, x_ticks=ticks(*x), y_ticks=y_ticks, left=max(34.0, 12 + CHARACTER * longest))
+    return Frame(x=x, y=y, x_ticks=x_ticks, y_ticks=y_ticks, left=max(34.0, 12 + CHARACTER * longest))
 
 
 def axes(frame: Frame, x_name: str) -> Markup:
@@ -118,6 +134,12 @@ def path_of(pixels: Iterable[tuple[float, float] | None]) -> str:
             parts.append(f"{'L' if pen_is_down else 'M'}{decimal(pixel[0])} {decimal(pixel[1])}")
         pen_is_down = pixel is not None
     return "".join(parts)
+
+
+def _within(reach: tuple[float, float], values: Sequence[float], limits: Limits) -> tuple[float, float]:
+    low = reach[0] if min(values) < limits.low else max(reach[0], limits.low)
+    high = reach[1] if max(values) > limits.high else min(reach[1], limits.high)
+    return low, high
 
 
 def _range(values: Iterable[float], margin: float) -> tuple[float, float]:

@@ -6,7 +6,20 @@ import bisect
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from jaxrlhf.report.frame import BOTTOM, HEIGHT, TOP, Column, Frame, axes, columns, drawing, make_frame, path_of
+from jaxrlhf.report.frame import (
+    ANY,
+    BOTTOM,
+    HEIGHT,
+    TOP,
+    Column,
+    Frame,
+    Limits,
+    axes,
+    columns,
+    drawing,
+    make_frame,
+    path_of,
+)
 from jaxrlhf.report.markup import Markup, decimal, tag
 from jaxrlhf.report.numbers import short
 from jaxrlhf.report.series import Curve, Stretch, condense
@@ -47,7 +60,9 @@ class Marks(NamedTuple):
 NO_MARKS = Marks()
 
 
-def line_chart(description: str, series: Sequence[Series], points: int, marks: Marks = NO_MARKS) -> Markup:
+def line_chart(
+    description: str, series: Sequence[Series], points: int, marks: Marks = NO_MARKS, limits: Limits = ANY
+) -> Markup:
     """Draws curves over steps. Curves of more than `points` points are drawn as means, with the range behind them.
 
     Args:
@@ -55,11 +70,12 @@ def line_chart(description: str, series: Sequence[Series], points: int, marks: M
         series: at least one of them with a finite value.
         points: most points of a line.
         marks: to be drawn behind the curves.
+        limits: of the values.
     """
     drawn = [(one, condense(one.curve, points)) for one in series]
     known = [stretch for _, stretches in drawn for stretch in stretches]
     values = [value for part in known for value in (part.low, part.high) if value is not None]
-    frame = make_frame([0, *(part.last for part in known)], values)
+    frame = make_frame([0, *(part.last for part in known)], values, limits, steps=True)
     return drawing(
         description,
         axes(frame, "step"),

@@ -61,15 +61,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
-def ticks(low: float, high: float, at_most: int = 5) -> list[float]:
+def ticks(low: float, high: float, at_most: int = 5, least: float = 0.0) -> list[float]:
     """The multiples of 1, 2 or 5 times a power of ten that lie between two numbers.
 
     Args:
         low: the smallest, finite.
         high: the largest, above `low`.
         at_most: how many there may be, 2 or more.
+        least: the smallest distance between two of them, a power of ten or 0.
     """
-    power = 10.0 ** math.floor(math.log10((high - low) / at_most))
+    power = max(10.0 ** math.floor(math.log10((high - low) / at_most)), least)
     for step in (power, 2 * power, 5 * power, 10 * power):
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < at_most:

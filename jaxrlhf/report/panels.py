@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from jaxrlhf.report.frame import ANY, NOT_NEGATIVE, SHARE, Limits
 from jaxrlhf.report.series import Curve
 
 EVALUATION = "eval/"
@@ -20,25 +21,30 @@ class Panel(NamedTuple):
         unit: of its numbers, or a remark.
         metrics: name of a metric, in which `*` stands for any text -> what it is called here, "" for its own name.
         minor: whether it is for those who look closer.
+        limits: what its numbers do not go beyond.
     """
 
     title: str
     unit: str
     metrics: Mapping[str, str]
     minor: bool = False
+    limits: Limits = ANY
 
 
 PANELS = (
     Panel("Score", "sum of the rewards", {"objective/scores": "score", "reward": "score"}),
-    Panel("KL to the reference", "nats an answer", {"objective/kl": "KL"}),
+    Panel("KL to the reference", "nats an answer", {"objective/kl": "KL"}, limits=NOT_NEGATIVE),
+    Panel("Score of the answers kept", "sum of the rewards", {"reward/best": "score"}),
+    Panel("Answers kept", "share of the places", {"rejection/kept": "kept"}, limits=SHARE),
     Panel("Loss", "", {"loss": "loss"}),
     Panel(
         "Accuracy",
         "share",
         {"accuracy": "pairs", "rewards/accuracies": "pairs", "mean_token_accuracy": "tokens"},
+        limits=SHARE,
     ),
-    Panel("Length of answers", "tokens, mean", {"completions/mean_length": "mean"}),
-    Panel("Answers cut off", "share", {"completions/clipped_ratio": "cut off"}),
+    Panel("Length of answers", "tokens, mean", {"completions/mean_length": "mean"}, limits=NOT_NEGATIVE),
+    Panel("Answers cut off", "share", {"completions/clipped_ratio": "cut off"}, limits=SHARE),
     Panel("Margin", "chosen less rejected", {"margin": "margin"}),
     Panel(
         "Implicit rewards",
@@ -49,8 +55,9 @@ PANELS = (
         "Entropy",
         "nats a token",
         {"policy/entropy_avg": "entropy", "entropy": "entropy"},
+        limits=NOT_NEGATIVE,
     ),
-    Panel("Groups that teach nothing", "share", {"frac_reward_zero_std": "all rewards equal"}),
+    Panel("Groups that teach nothing", "share", {"frac_reward_zero_std": "all rewards equal"}, limits=SHARE),
     Panel(
         "Clipped tokens",
         "share",
@@ -59,23 +66,36 @@ PANELS = (
             "val/clipfrac_avg": "critic",
             "clip_ratio/low_mean": "low",
             "clip_ratio/high_mean": "high",
+            "clip_ratio/region_mean": "either",
         },
+        limits=SHARE,
     ),
-    Panel("Gradient norm", "before clipping", {"grad_norm": "model", "critic/grad_norm": "critic"}),
+    Panel(
+        "Gradient norm", "before clipping", {"grad_norm": "model", "critic/grad_norm": "critic"}, limits=NOT_NEGATIVE
+    ),
     Panel("Policy loss", "", {"loss/policy_avg": "policy", "policy_loss": "policy"}),
     Panel("Critic loss", "", {"loss/value_avg": "critic"}),
-    Panel("Price of KL", "a nat", {"objective/kl_coef": "price"}),
-    Panel("Loss on texts beside", "", {"loss/ptx_avg": "texts"}),
-    Panel("Learning rate", "", {"learning_rate": "model", "critic_learning_rate": "critic"}),
+    Panel("Price of KL", "score a nat", {"objective/kl_coef": "price"}, limits=NOT_NEGATIVE),
+    Panel("Loss on texts beside", "nats a token", {"loss/ptx_avg": "texts"}, limits=NOT_NEGATIVE),
+    Panel("Learning rate", "", {"learning_rate": "model", "critic_learning_rate": "critic"}, limits=NOT_NEGATIVE),
     Panel("Single rewards", "before weights", {"rewards/*/mean": ""}, minor=True),
-    Panel("Score less the price of KL", "", {"objective/rlhf_reward": "score"}, minor=True),
+    Panel(
+        "Score less the price of KL",
+        "shaped score, an answer",
+        {"objective/rlhf_reward": "score", "objective/non_score_reward": "price of KL, negative"},
+        minor=True,
+    ),
+    Panel("Answers without an opinion", "a line", {"objective/unscored": "answers"}, minor=True, limits=NOT_NEGATIVE),
+    Panel("Answers that end", "a step", {"val/num_eos_tokens": "answers"}, minor=True, limits=NOT_NEGATIVE),
     Panel(
         "Longest and shortest answer",
         "tokens",
         {"completions/max_length": "longest", "completions/min_length": "shortest"},
         minor=True,
+        limits=NOT_NEGATIVE,
     ),
-    Panel("KL in the loss", "nats", {"kl": "KL"}, minor=True),
+    Panel("KL in the loss", "nats: GRPO's a token, KTO's an answer", {"kl": "KL"}, minor=True, limits=NOT_NEGATIVE),
+    Panel("Entropy of an answer", "nats an answer, estimated", {"objective/entropy": "entropy"}, minor=True),
     Panel("Spread within groups", "standard deviation", {"reward_std": "score"}, minor=True),
     Panel(
         "Scores of single answers",
@@ -85,8 +105,11 @@ PANELS = (
     ),
     Panel("Log-probabilities", "nats an answer", {"logps/chosen": "chosen", "logps/rejected": "rejected"}, minor=True),
     Panel("Ratio", "to the policy that sampled", {"val/ratio": "mean", "ratio": "mean"}, minor=True),
-    Panel("Approximate KL of the updates", "nats a token", {"policy/approxkl_avg": "KL"}, minor=True),
-    Panel("Updates without the policy", "share", {"policy/rest_ratio": "at rest"}, minor=True),
+    Panel(
+        "Approximate KL of the updates", "nats a token", {"policy/approxkl_avg": "KL"}, minor=True, limits=NOT_NEGATIVE
+    ),
+    Panel("Updates that left the policy out", "share", {"policy/rest_ratio": "at rest"}, minor=True, limits=SHARE),
+    Panel("Policy learns", "0 in the critic's warm-up, then 1", {"train_policy": "learns"}, minor=True, limits=SHARE),
     Panel(
         "Scores so far",
         "before normalising",

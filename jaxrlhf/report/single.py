@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from jaxrlhf.report.answers import answers_of
 from jaxrlhf.report.cards import Detail, Tile, folded, section, table, tiles
 from jaxrlhf.report.curves import HELD_OUT, curves_of
-from jaxrlhf.report.findings import Finding, findings_of
+from jaxrlhf.report.finding import Finding
+from jaxrlhf.report.findings import findings_of
 from jaxrlhf.report.folder import RunRecord
 from jaxrlhf.report.markup import Markup, join, tag
 from jaxrlhf.report.numbers import NOTHING, count, duration, percent, short
@@ -15,7 +16,7 @@ from jaxrlhf.report.panels import EVALUATION
 from jaxrlhf.report.series import first_value, last_value, total
 from jaxrlhf.report.settings import Setting, settings_of
 from jaxrlhf.report.story import SHOWN_STATES, command_again, ending, surroundings
-from jaxrlhf.report.times import phases_of
+from jaxrlhf.report.times import phases_of, seconds_a_step
 
 HEADLINES = (
     ("Score", ("objective/scores", "reward")),
@@ -34,9 +35,10 @@ MOST_HEADLINES = 4
 
 def single_page(run: RunRecord, detail: Detail) -> Markup:
     """The body of the page about one run."""
+    found = findings_of(run)
     return join(
         header(run),
-        findings_list(dict.fromkeys(findings_of(run), "")),
+        findings_list(dict.fromkeys(found, "")) if found or run.curves else None,
         tiles(headlines(run)),
         curves_of(run, detail.points),
         answers_of(run, detail.characters),
@@ -103,9 +105,9 @@ def _effort(run: RunRecord) -> Iterator[Tile]:
     tokens = last_value(run.curve("num_tokens"))
     if tokens is not None:
         yield Tile("Tokens", count(tokens), "without padding")
-    seconds = total(run.curve("time/iteration_s"))
-    if seconds:
-        yield Tile("Time in steps", duration(seconds), f"{short(seconds / max(run.last_step, 1))} s a step")
+    seconds, pace = total(run.curve("time/iteration_s")), seconds_a_step(run)
+    if seconds and pace is not None:
+        yield Tile("Time in steps", duration(seconds), f"{short(pace)} s a step, median")
 
 
 def _times(run: RunRecord) -> Markup:
@@ -127,7 +129,11 @@ def _times(run: RunRecord) -> Markup:
         for number, phase in enumerate(phases)
     ]
     shown = table(("phase", "time", "share", "tokens a second"), rows, numbers=True, kind="narrow")
-    return section("Time", tag("div", *bar, class_="bar"), shown)
+    note = (
+        "Time and share are of all steps, compilation included; tokens a second are those of the median line of "
+        "metrics, which has none."
+    )
+    return section("Time", tag("div", *bar, class_="bar"), shown, note=note)
 
 
 def _settings(run: RunRecord) -> Markup:

@@ -47,7 +47,7 @@ def heat_strip(histograms: Sequence[Mapping[str, Any]]) -> Markup:
     edges = [edge for line in filled for edge in _occupied(line["scores"])]
     low, high = min(edges), max(edges)
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
-    frame = make_frame([0, *(line["step"] for line in filled)], [low, high])
+    frame = make_frame([0, *(line["step"] for line in filled)], [low, high], steps=True)
     windows = _windows(histograms, low, high)
     middles = [
         frame.at((window.first + window.last) / 2, quantile(window.weights, low, high, 0.5))

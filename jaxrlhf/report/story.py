@@ -41,15 +41,15 @@ def ending(run: RunRecord) -> Ending:
     """Tells from the last event how a run ended; of a run without events, from its export and its last step."""
     if not run.events:
         return _ending_without_events(run)
-    last = run.events[-1]
-    step = max(run.last_step, last["step"])
+    last, step = run.events[-1], _steps_taken(run)
     if last["event"] == "finished":
         return Ending("finished", f"Finished after {plural(step, 'step')}.")
     if last["event"] == "stopped":
         why = str(last.get("why", "it does not say why"))
+        when = f"after step {step:,}" if step else "before the end of the first step"
         if why == "interrupted":
-            return Ending("interrupted", f"Interrupted after step {step:,}.")
-        return Ending("failed", f"Stopped by an error after step {step:,}: {why}")
+            return Ending("interrupted", f"Interrupted {when}.")
+        return Ending("failed", f"Stopped by an error {when}: {why}")
     return Ending("open", f"No end is recorded: it is still running, or was killed. {_last_heard(run)}")
 
 
@@ -78,11 +78,25 @@ def command_again(run: RunRecord) -> Command:
         line = shlex.join(["jaxrlhf", METHODS[run.method].command, "--config", str(run.folder / "config.yaml")])
     else:
         return Command(
-            "", "Its model or its data came from memory: run the Python program that called the trainer again."
+            "",
+            "Its model or its data came from memory: run the Python program that called the trainer again. "
+            + goes_on_from(run),
         )
-    if ending(run).state == "finished":
-        return Command(line, "It has finished: with a larger `steps` it goes on, with another `out` it starts anew.")
-    return Command(line, "In the same folder it goes on from the last checkpoint.")
+    return Command(line, goes_on_from(run))
+
+
+def goes_on_from(run: RunRecord) -> str:
+    """Where the same command goes on, and what it repeats."""
+    state, step, taken = ending(run).state, run.checkpoint, _steps_taken(run)
+    if state == "finished":
+        return "It has finished: with a larger `steps` it goes on, with another `out` it starts anew."
+    once = "Once it no longer runs, the same command" if state == "open" else "The same command"
+    if step is None:
+        return f"{once} starts from the beginning: there is no checkpoint yet."
+    if step >= taken:
+        return f"{once} goes on from the checkpoint of step {step:,}."
+    repeated = f"step {taken:,}" if taken == step + 1 else f"steps {step + 1:,} to {taken:,}"
+    return f"{once} goes on from the checkpoint of step {step:,}, and repeats {repeated}."
 
 
 def recipe_path(run: RunRecord) -> Path | None:
@@ -106,6 +120,11 @@ def surroundings(run: RunRecord) -> str:
     return " · ".join(parts)
 
 
+def _steps_taken(run: RunRecord) -> int:
+    """The last step that any record tells of: a run that was stopped knows more than its last line of metrics."""
+    return max(run.last_step, run.events[-1]["step"] if run.events else 0)
+
+
 def _ending_without_events(run: RunRecord) -> Ending:
     steps = run.config.get("steps")
     if run.exported:
@@ -115,5 +134,7 @@ def _ending_without_events(run: RunRecord) -> Ending:
 
 
 def _last_heard(run: RunRecord) -> str:
+    if run.written is None:
+        return "It has written no line of metrics yet."
     when = datetime.datetime.fromtimestamp(run.written, tz=datetime.UTC)
     return f"Its last line of metrics is of step {run.last_step:,}, written on {when:%Y-%m-%d at %H:%M} UTC."

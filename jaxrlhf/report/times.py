@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import NamedTuple
 
 from jaxrlhf.report.folder import RunRecord
@@ -12,7 +13,7 @@ OTHER = "other"
 
 
 class Phase(NamedTuple):
-    """A phase of all iterations together; no rate where tokens were not counted."""
+    """A phase of all iterations together, and the rate of the median line; none where tokens were not counted."""
 
     name: str
     seconds: float
@@ -35,9 +36,14 @@ def phases_of(run: RunRecord) -> list[Phase]:
     return [*phases, Phase(OTHER, rest, None)] if rest > 0 else phases
 
 
+def seconds_a_step(run: RunRecord) -> float | None:
+    """Of the median line of metrics: the first one compiles, as does that after each break."""
+    lines = finite(run.curve("time/iteration_s"))
+    before = [0, *(step for step, _ in lines)]
+    paces = [seconds / (step - last) for (step, seconds), last in zip(lines, before, strict=False) if step > last]
+    return statistics.median(paces) if paces else None
+
+
 def _phase(run: RunRecord, name: str, seconds: float) -> Phase:
-    own = run.curve(f"time/{name}_s") or run.curve("time/iteration_s")
-    took = dict(finite(own))
-    rates = finite(run.curve(f"time/{name}_tokens_per_s"))
-    tokens = sum(rate * took.get(step, 0.0) for step, rate in rates)
-    return Phase(name, seconds, tokens / seconds if tokens and seconds else None)
+    rates = [rate for _, rate in finite(run.curve(f"time/{name}_tokens_per_s"))]
+    return Phase(name, seconds, statistics.median(rates) if rates else None)

@@ -49,10 +49,24 @@ def test_lines_that_cannot_be_read_are_named(tmp_path, caplog):
     assert f"left out {run}/metrics.jsonl:2: not a line of JSON" in caplog.text
 
 
+def test_runs_that_are_left_out_are_named(tmp_path, caplog):
+    write_run(tmp_path / "demo/good", LINES)
+    write_run(tmp_path / "demo/young", [])
+    assert _run(tmp_path / "demo") == 0
+    assert f"left out {tmp_path}/demo/young/metrics.jsonl: found no line of metrics yet" in caplog.text
+
+
+def test_file_is_no_run(tmp_path, capsys):
+    run = write_run(tmp_path / "run", LINES)
+    assert _run(run / "metrics.jsonl") == 2
+    assert "metrics.jsonl is a file; expected a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "config.runs is missing; expected list of string"),
+        ([], "name a run: jaxrlhf report runs/ppo"),
+        (["out=a.html"], "name a run: jaxrlhf report runs/ppo"),
         (["a", "b"], "out is not set; name a file for a report on several folders"),
         (["a", "out=metrics.jsonl"], "out=metrics.jsonl must end in .html"),
         (["none"], "none: there is no such folder; expected a folder that a trainer wrote"),
@@ -66,7 +80,7 @@ def test_mistakes_are_told(capsys, tmp_path, monkeypatch, arguments, message):
 
 
 def test_runs_must_be_named():
-    with pytest.raises(ValueError, match="runs is empty; name the folder of a run"):
+    with pytest.raises(ValueError, match="name a run: jaxrlhf report runs/ppo"):
         ReportConfig(runs=())
 
 
@@ -74,7 +88,8 @@ def test_help_says_how(capsys):
     assert _run("--help") == 0
     printed = capsys.readouterr().out
     assert printed.startswith("example: jaxrlhf report runs/ppo\n")
-    assert "[runs|key=value ...]" in printed
+    assert "[RUN ...] [key=value ...]" in printed
+    assert "  runs required  (list of string)" in printed
 
 
 def test_it_needs_no_jax(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxrlhf.config import dump
 from jaxrlhf.report import RunRecord, find_runs, read_runs
+from jaxrlhf.report.findings import findings_of
 from jaxrlhf.trainers.config import SFTConfig
 from jaxrlhf.trainers.ppo_config import PPOConfig
 
@@ -25,7 +26,7 @@ def write_run(
     samples: list[dict[str, Any]] | None = None,
 ) -> Path:
     """A run with the given lines, of SFT unless a config says otherwise."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     given = SFTConfig(out=str(folder), model="m", dataset="d.jsonl") if config is None else config
     (folder / "config.yaml").write_text(dump(given), encoding="utf-8")
     write_lines(folder / "metrics.jsonl", metrics)
@@ -36,8 +37,23 @@ def write_run(
 
 
 def record(folder: Path) -> RunRecord:
-    (run,) = read_runs(find_runs([folder]))
+    ((run,), _) = read_runs(find_runs([folder]))
     return run
+
+
+def seen(folder: Path) -> list[str]:
+    """What is found in a run."""
+    return [finding.seen for finding in findings_of(record(folder))]
+
+
+def write_changed(folder: Path, *, config: Any = None, **changes: Any) -> Path:
+    """A run that goes well but for some metrics of training: a value, or a function of the step; `__` is a slash."""
+    lines = ppo_lines(20)
+    for line in lines:
+        for name, value in changes.items():
+            if "objective/kl" in line:  # of training
+                line[name.replace("__", "/")] = value(line["step"]) if callable(value) else value
+    return write_ppo(folder, metrics=lines, **({} if config is None else {"config": config}))
 
 
 def ppo_lines(steps: int, every: int = 1) -> list[dict[str, Any]]:

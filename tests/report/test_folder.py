@@ -5,7 +5,7 @@ from jaxrlhf.report.folder import METHODS, find_runs, read_runs
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig, TrainConfig
 from jaxrlhf.trainers.grpo_config import GRPOConfig
 from jaxrlhf.trainers.ppo_config import PPOConfig
-from tests.report.runs import histogram, record, sample, write_ppo, write_run
+from tests.report.runs import histogram, record, sample, started, write_ppo, write_run
 
 LINE = {"step": 1, "loss": 0.5}
 
@@ -14,13 +14,13 @@ def test_folder_of_runs_stands_for_its_runs(tmp_path):
     for name in ("ppo", "dpo"):
         write_run(tmp_path / "demo" / name, [LINE])
     (tmp_path / "demo" / "notes").mkdir()
-    assert find_runs([tmp_path / "demo"]) == [tmp_path / "demo/dpo", tmp_path / "demo/ppo"]
+    assert find_runs([tmp_path / "demo"]) == [(tmp_path / "demo/dpo", False), (tmp_path / "demo/ppo", False)]
 
 
 def test_run_within_the_folder_of_a_run_is_not_meant(tmp_path):
     run = write_run(tmp_path / "run", [LINE])
     write_run(run / "inner", [LINE])
-    assert find_runs([run]) == [run]
+    assert find_runs([run]) == [(run, True)]
 
 
 def test_what_is_no_run_is_refused(tmp_path):
@@ -32,6 +32,8 @@ def test_what_is_no_run_is_refused(tmp_path):
         find_runs([tmp_path / "empty"])
     with pytest.raises(ValueError, match=rf"none: there is no such folder; {expected}"):
         find_runs([tmp_path / "none"])
+    with pytest.raises(ValueError, match=rf"metrics.jsonl is a file; {expected}"):
+        find_runs([write_run(tmp_path / "run", [LINE]) / "metrics.jsonl"])
 
 
 def test_run_that_is_named_twice_is_refused(tmp_path):
@@ -42,11 +44,62 @@ def test_run_that_is_named_twice_is_refused(tmp_path):
 
 def test_run_without_metrics_is_refused(tmp_path):
     run = write_run(tmp_path / "run", [])
-    with pytest.raises(ValueError, match=r"metrics.jsonl: found no line of metrics; the file is empty"):
+    yet = r"metrics.jsonl: found no line of metrics yet; the first follows log_every=10 steps"
+    with pytest.raises(ValueError, match=yet):
         record(run)
     (run / "metrics.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"metrics.jsonl: there is no such file; .* first line, after 10 steps"):
+    with pytest.raises(ValueError, match=yet):
         record(run)
+    (run / "metrics.jsonl").write_text("rubbish")
+    with pytest.raises(ValueError, match=r"found no line of metrics; .*metrics.jsonl:1: not a line of JSON"):
+        record(run)
+
+
+def test_run_that_stopped_before_its_first_line_is_read_if_it_is_named(tmp_path):
+    stopped = {"event": "stopped", "step": 0, "why": "ValueError: no rows"}
+    run = write_run(tmp_path / "demo/run", [], events=[started("start", 0), stopped])
+    (run / "metrics.jsonl").unlink()
+    read = record(run)
+    assert (read.curves, read.last_step, read.written, len(read.events)) == ({}, 0, None, 2)
+    with pytest.raises(ValueError, match="no run can be shown; .* the run stopped: ValueError: no rows"):
+        read_runs(find_runs([tmp_path / "demo"]))
+
+
+def test_folder_of_runs_leaves_out_those_that_cannot_be_shown(tmp_path):
+    for name in ("bad", "foreign", "good", "young"):
+        write_run(tmp_path / "demo" / name, [LINE])
+    (tmp_path / "demo/young/metrics.jsonl").unlink()
+    (tmp_path / "demo/bad/config.yaml").write_text("a: [1,")
+    (tmp_path / "demo/foreign/config.yaml").write_text("hello: world")
+    runs, left_out = read_runs(find_runs([tmp_path / "demo"]))
+    assert [run.name for run in runs] == ["good"]
+    places = ["bad/config.yaml:1: not YAML", "foreign/config.yaml is the config of no", "young/metrics.jsonl: found no"]
+    assert all(place in text for place, text in zip(places, left_out, strict=True))
+    with pytest.raises(ValueError, match="bad/config.yaml:1: not YAML"):
+        read_runs(find_runs([tmp_path / "demo/good", tmp_path / "demo/bad"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("hello: world", "its keys are hello"), ("", "it is empty"), ("a: 1\nseed: 1", "are a, seed")]
+)
+def test_config_of_no_method_is_refused(tmp_path, text, what):
+    run = write_run(tmp_path / "run", [LINE])
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"config.yaml is the config of no method: .*{what}; expected the one that"):
+        record(run)
+
+
+def test_last_checkpoint_is_the_largest_whole_one(tmp_path):
+    run = write_run(tmp_path / "run", [LINE])
+    assert record(run).checkpoint is None
+    for name in ("9", "10", "20.partial"):
+        (run / "checkpoints" / name).mkdir(parents=True)
+    assert record(run).checkpoint == 10
+
+
+def test_setting_is_found_by_its_dotted_key(tmp_path):
+    read = record(write_ppo(tmp_path / "run"))
+    assert [read.setting(key) for key in ("ppo.epochs", "seed", "ppo.none", "seed.none")] == [4, 0, None, None]
 
 
 def test_config_that_is_no_yaml_is_refused(tmp_path):
@@ -58,8 +111,8 @@ def test_config_that_is_no_yaml_is_refused(tmp_path):
 
 def test_names_are_as_long_as_they_must_be(tmp_path):
     runs = [write_run(tmp_path / path, [LINE]) for path in ("s0/ppo", "s1/ppo")]
-    assert [run.name for run in read_runs(runs)] == ["s0/ppo", "s1/ppo"]
-    assert read_runs(runs[:1])[0].name == "ppo"
+    assert [run.name for run in read_runs(find_runs(runs)).records] == ["s0/ppo", "s1/ppo"]
+    assert record(runs[0]).name == "ppo"
 
 
 def test_curves_have_gaps_where_values_are_not_finite(tmp_path):

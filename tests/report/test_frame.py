@@ -1,6 +1,18 @@
 import pytest
 
-from jaxrlhf.report.frame import HEIGHT, RIGHT, WIDTH, Column, axes, columns, make_frame, path_of
+from jaxrlhf.report.frame import (
+    ANY,
+    HEIGHT,
+    NOT_NEGATIVE,
+    RIGHT,
+    SHARE,
+    WIDTH,
+    Column,
+    axes,
+    columns,
+    make_frame,
+    path_of,
+)
 
 
 def test_values_lie_within_the_frame():
@@ -16,6 +28,30 @@ def test_constant_has_room_above_and_below(value):
     frame = make_frame([0, 1], [value, value])
     assert frame.y[0] < value < frame.y[1]
     assert frame.y_ticks
+
+
+@pytest.mark.parametrize(
+    ("values", "limits", "expected"),
+    [
+        ([1.0, 1.0], SHARE, (0.5, 1.0)),
+        ([0.0, 0.0], SHARE, (0.0, 1.0)),
+        ([0.0, 1.0], SHARE, (0.0, 1.0)),
+        ([0.0, 0.0], NOT_NEGATIVE, (0.0, 1.0)),
+        ([0.0, 0.0], ANY, (-1.0, 1.0)),
+    ],
+)
+def test_axis_ends_where_its_values_must(values, limits, expected):
+    assert make_frame([0, 1], values, limits).y == expected
+
+
+def test_value_beyond_the_limits_is_shown():
+    assert make_frame([0, 1], [-2.0, 3.0], NOT_NEGATIVE).y[0] < -2.0
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 40])
+def test_steps_are_whole(last):
+    ticks = make_frame([0, last], [1.0], steps=True).x_ticks
+    assert len(ticks) > 1 and all(tick == round(tick) for tick in ticks)
 
 
 def test_a_single_step_0_has_an_axis():

@@ -74,3 +74,8 @@ def test_many_marks_are_no_more_than_pixels():
     chart = line_chart("loss", [Series("a", _curve(range(11)), 0)], 20, Marks(skipped=[5] * 10_000))
     (skipped,) = _path(chart, "skipped")
     assert skipped.count("M") == 1
+
+
+def test_steps_are_whole():
+    chart = line_chart("loss", [Series("a", [Point(1, 10.0), Point(2, 30.0)], 0)], 20)
+    assert ">1</text>" in chart and ">0.5</text>" not in chart and ">1.5</text>" not in chart

@@ -39,7 +39,7 @@ def _read(text):
 
 
 def _page(*folders):
-    written = report_page(read_runs(find_runs(folders)))
+    written = report_page(*read_runs(find_runs(folders)))
     assert len(written) <= page.MOST_BYTES
     return written.decode("utf-8")
 
@@ -175,3 +175,36 @@ def test_findings_that_runs_share_are_told_once(tmp_path):
     text = _page(*runs)
     assert text.count("Nothing was evaluated") == 1
     assert "<em>a, b</em>" in text
+
+
+def test_runs_that_are_left_out_are_named(tmp_path):
+    write_run(tmp_path / "demo/good", [{"step": 1, "loss": 1.0}])
+    write_run(tmp_path / "demo/young", [])
+    text = _page(tmp_path / "demo")
+    _read(text)
+    assert "Runs left out" in text
+    assert "young/metrics.jsonl: found no line of metrics yet" in text
+
+
+def test_run_that_stopped_before_its_first_line_has_a_page(tmp_path):
+    stopped = {"event": "stopped", "step": 0, "why": "ValueError: no rows"}
+    text = _page(write_run(tmp_path / "run", [], events=[started("start", 0), stopped]))
+    _read(text)
+    assert "Stopped by an error before the end of the first step: ValueError: no rows" in text
+    assert "Run it again" in text and "All " in text
+    assert "Curves" not in text and "Nothing conspicuous" not in text
+
+
+def test_runs_without_metrics_can_be_compared(tmp_path):
+    write_run(tmp_path / "a", [], events=[started("start", 0)])
+    write_run(tmp_path / "b", [{"step": 1, "loss": 1.0}])
+    _read(_page(tmp_path / "a", tmp_path / "b"))
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")])
+def test_share_ends_at_1(tmp_path, names):
+    lines = [{"step": step, "completions/clipped_ratio": 1.0} for step in (1, 2)]
+    for name in names:
+        write_run(tmp_path / name, lines)
+    text = _page(*(tmp_path / name for name in names))
+    assert ">1.0</text>" in text and ">1.2</text>" not in text and ">1.5</text>" not in text

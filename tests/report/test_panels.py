@@ -1,3 +1,5 @@
+import pytest
+
 from jaxrlhf.report.panels import panels_of
 
 
@@ -22,6 +24,30 @@ def test_single_rewards_are_labelled_by_name():
 
 def test_dpo_rewards_are_no_single_rewards():
     assert [panel.title for panel in panels_of(["rewards/chosen", "rewards/rejected"])] == ["Implicit rewards"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_policy",
+        "policy/rest_ratio",
+        "objective/kl_coef",
+        "objective/running_score_mean",
+        "objective/running_score_std",
+        "objective/entropy",
+        "objective/unscored",
+        "objective/non_score_reward",
+        "loss/ptx_avg",
+        "val/num_eos_tokens",
+        "clip_ratio/region_mean",
+        "reward/best",
+        "rejection/kept",
+        "kl",
+    ],
+)
+def test_metric_has_a_title_and_a_unit(name):
+    (panel,) = panels_of([name])
+    assert panel.title != name and panel.unit
 
 
 def test_unknown_metric_has_a_chart_of_its_own():

@@ -46,3 +46,8 @@ def test_neighbouring_windows_of_a_long_run_are_added_up():
     chart = heat_strip([histogram(step, 1.0) for step in range(1, 1001)])
     assert chart.count("<rect ") <= MOST_COLUMNS
     assert "steps 1 to 21: 2,121 answers" in chart
+
+
+def test_steps_are_whole():
+    strip = heat_strip([histogram(1, 100.0, spread=50.0), histogram(2, 100.0, spread=50.0)])
+    assert ">1</text>" in strip and ">0.5</text>" not in strip

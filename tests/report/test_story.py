@@ -26,6 +26,7 @@ def _stopped(why):
             "failed",
             "Stopped by an error after step 35: ValueError: no",
         ),
+        ([started("start", 0), _stopped("interrupted") | {"step": 0}], "interrupted", "Interrupted after step 30."),
         ([started("start", 0)], "open", "No end is recorded: it is still running, or was killed. Its last line"),
         ([_stopped("interrupted"), started("resume", 20)], "open", "No end is recorded"),
     ],
@@ -46,6 +47,24 @@ def test_end_of_a_run_without_events_is_told_by_export_and_last_step(tmp_path):
     assert ending(record(run)) == ("finished", "Finished after 30 steps.")
 
 
+@pytest.mark.parametrize(
+    ("last", "sentence"),
+    [
+        (
+            _stopped("ValueError: no") | {"step": 0},
+            "Stopped by an error before the end of the first step: ValueError: no",
+        ),
+        (_stopped("interrupted") | {"step": 0}, "Interrupted before the end of the first step."),
+        (
+            started("start", 0),
+            "No end is recorded: it is still running, or was killed. It has written no line of metrics yet.",
+        ),
+    ],
+)
+def test_end_of_a_run_without_metrics_is_told(tmp_path, last, sentence):
+    assert ending(record(write_run(tmp_path / "run", [], events=[started("start", 0), last]))).sentence == sentence
+
+
 def test_resumed_where_it_went_on_and_not_at_its_end(tmp_path):
     events = [started("start", 0), started("resume", 20), END, started("resume", 30), END]
     assert resumed_at(_run(tmp_path, events)) == [20]
@@ -54,7 +73,25 @@ def test_resumed_where_it_went_on_and_not_at_its_end(tmp_path):
 def test_command_is_quoted_and_that_of_the_last_attempt(tmp_path):
     run = _run(tmp_path, [started("start", 0, "out=a", "seed=1"), started("resume", 20, "out=my runs/a", "steps=30")])
     assert command_again(run).line == "jaxrlhf ppo 'out=my runs/a' steps=30"
-    assert command_again(run).hint == "In the same folder it goes on from the last checkpoint."
+    assert command_again(run).hint == (
+        "Once it no longer runs, the same command starts from the beginning: there is no checkpoint yet."
+    )
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "expected"),
+    [
+        ([], "The same command starts from the beginning: there is no checkpoint yet."),
+        ([9, 20], "The same command goes on from the checkpoint of step 20, and repeats steps 21 to 35."),
+        ([34], "The same command goes on from the checkpoint of step 34, and repeats step 35."),
+        ([35], "The same command goes on from the checkpoint of step 35."),
+    ],
+)
+def test_interrupted_run_says_where_it_goes_on(tmp_path, checkpoints, expected):
+    for step in checkpoints:
+        (tmp_path / "run/checkpoints" / str(step)).mkdir(parents=True)
+    run = _run(tmp_path, [started("start", 0), _stopped("interrupted")])
+    assert command_again(run).hint == expected
 
 
 def test_finished_run_says_what_the_same_command_does(tmp_path):

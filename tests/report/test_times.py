@@ -1,4 +1,4 @@
-from jaxrlhf.report.times import phases_of
+from jaxrlhf.report.times import phases_of, seconds_a_step
 from tests.report.runs import record, write_run
 
 
@@ -20,13 +20,16 @@ def test_phases_are_added_up_over_lines(tmp_path):
     ]
 
 
-def test_rates_are_weighted_by_time(tmp_path):
+def test_pace_is_that_of_the_median_line(tmp_path):
     lines = [
         {"step": step, "time/train_tokens_per_s": rate, "time/iteration_s": seconds}
-        for step, rate, seconds in ((1, 100.0, 30.0), (2, 400.0, 10.0))
+        for step, rate, seconds in ((10, 5.0, 300.0), (20, 400.0, 20.0), (25, 390.0, 11.0))
     ]
-    assert phases_of(record(write_run(tmp_path / "run", lines))) == [("train", 40.0, 175.0)]
+    run = record(write_run(tmp_path / "run", lines))
+    assert phases_of(run) == [("train", 331.0, 390.0)]
+    assert seconds_a_step(run) == 2.2  # of 30, 2 and 2.2
 
 
 def test_run_without_times_has_no_phases(tmp_path):
     assert phases_of(record(write_run(tmp_path / "run", [{"step": 1, "loss": 1.0, "time/iteration_s": None}]))) == []
+    assert seconds_a_step(record(tmp_path / "run")) is None
