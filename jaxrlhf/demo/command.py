@@ -97,7 +97,7 @@ def _train(config: DemoConfig, prompts: list[str], console: Console) -> tuple[Mo
     announce(4, "the reward model on the rankings")
     scorer = road.train_reward(config, policy, rows, held_out)
     announce(5, "PPO against the reward model")
-    ppo = road.train_ppo(config, policy, scorer.model).model
+    ppo = road.train_ppo(config, policy, scorer.model, prompts).model
     announce(6, "DPO on the same rankings")
     dpo = road.train_dpo(config, policy, rows).model
     return Models(sft=policy, reward=scorer.model, dpo=dpo, ppo=ppo), _reward_goal(scorer, held_out)

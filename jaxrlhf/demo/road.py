@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,15 @@ def train_reward(config: DemoConfig, base: Start, rows: list[Row], held_out: lis
     )
 
 
-def train_ppo(config: DemoConfig, policy: Start, scorer: Start) -> Trained:
-    """Trains the policy against the reward model."""
-    return ppo.run(ppo_config(config, policy), model=policy, reward_model=scorer, dataset=ppo_prompts(config))
+def train_ppo(config: DemoConfig, policy: Start, scorer: Start, held_out: list[str]) -> Trained:
+    """Trains the policy against the reward model, and looks at its answers to held-out prompts on the way."""
+    return ppo.run(
+        dataclasses.replace(ppo_config(config, policy), eval_every=10),
+        model=policy,
+        reward_model=scorer,
+        dataset=ppo_prompts(config),
+        eval_dataset=[{"prompt": prompt} for prompt in held_out],
+    )
 
 
 def ppo_config(config: DemoConfig, policy: Start) -> PPOConfig:

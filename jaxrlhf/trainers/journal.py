@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from jaxrlhf.metrics import MetricsWriter, PhaseClock, Progress
 from jaxrlhf.ops.stats import merged_values
 from jaxrlhf.trackers import Tracker
 from jaxrlhf.types import Metrics
+
+log = logging.getLogger(__name__)
 
 SHOWN = (
     "loss",
@@ -126,17 +129,18 @@ class Journal:
         self._writer.write_samples(step, samples)
 
     def close(self, *, failed: bool = False) -> None:
-        """Writes what is left, and leaves the progress as it is; `failed` says that an error ended the run.
-
-        After an error what is still on the device is left there: it may be the cause, which must not be hidden.
-        """
+        """Writes what is left, and leaves the progress as it is; `failed` says that an error ended the run."""
         with contextlib.ExitStack() as closing:
             for tracker in self._trackers:
                 closing.callback(tracker.close, failed=failed)
             if self._progress is not None:
                 closing.callback(self._progress.close)
-            if not failed:
+            try:
                 self.flush()
+            except Exception as error:
+                if not failed:
+                    raise
+                log.warning("the last metrics are lost: %s", error)  # the error that ended the run is on its way up
 
     def __enter__(self) -> Journal:
         """Returns itself."""

@@ -118,3 +118,26 @@ def test_trackers_are_told_of_a_failure(tmp_path):
             journal.begin(5, 0, 0, [tracked])
             raise ZeroDivisionError
     assert tracked.seen == ["failed"]
+
+
+def test_a_tracker_that_fails_does_not_hide_what_ended_the_run(tmp_path, caplog):
+    class Broken:
+        closed = False
+
+        def write(self, step, values):
+            raise OSError("the tracker is gone")
+
+        def close(self, *, failed):
+            self.closed = failed
+
+    broken = Broken()
+    with MetricsWriter(tmp_path) as writer, pytest.raises(RuntimeError, match="the real cause"):
+        with Journal(writer, 2, main=True) as journal:
+            journal.begin(5, 0, 0, [broken])
+            journal.add(1, step(2.0, 1.0), {})
+            raise RuntimeError("the real cause")
+    assert broken.closed and "the last metrics are lost: the tracker is gone" in caplog.text
+    with MetricsWriter(tmp_path) as writer, pytest.raises(OSError, match="the tracker is gone"):
+        with Journal(writer, 2, main=True) as journal:
+            journal.begin(5, 0, 0, [broken])
+            journal.add(1, step(2.0, 1.0), {})
