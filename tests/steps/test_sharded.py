@@ -168,7 +168,11 @@ def on_one_device(players: str, method: str) -> tuple[Any, list[Any]]:
 
 
 @pytest.mark.parametrize("players, mesh, method", [
-    *(("bigram", mesh, method) for method in METHODS for mesh in MESHES),
+    *(("bigram", "all", method) for method in METHODS),
+    *(
+        pytest.param("bigram", mesh, method, marks=() if method in ("sft", "ppo", "kto") else pytest.mark.slow)
+        for method in METHODS for mesh in ("rows", "params")
+    ),
     *(pytest.param("decoder", "all", method, marks=pytest.mark.slow) for method in METHODS),
 ])  # fmt: skip
 def test_five_steps_on_eight_devices_equal_those_on_one(players: str, mesh: str, method: str):
