@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import collections
 import itertools
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jaxrlhf.commands.config import BestOfNConfig, JudgeConfig
-from jaxrlhf.commands.files import check_new, write_result, write_rows
+from jaxrlhf.commands.files import check_new, write_result
 from jaxrlhf.commands.generate import answer_row
-from jaxrlhf.commands.sampled import AnsweredBatch, Prompts, encode_prompts, log_answers, log_report, sample_batches
+from jaxrlhf.commands.sampled import AnsweredBatch, Prompts, log_answers, open_prompts, sample_batches, write_sampled
 from jaxrlhf.commands.scored import BatchScores, make_scorer
-from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.rowlog import Row
 from jaxrlhf.evaluation.best_of_n import best_of_n, kl_bound, over_prompts
-from jaxrlhf.sharding.distributed import initialize, is_main
-from jaxrlhf.sharding.mesh import check_batch, open_mesh
+from jaxrlhf.sharding.distributed import is_main
 from jaxrlhf.trainers.judges import Judges, check_judges, name_judges
 from jaxrlhf.trainers.start import Start, check_same_tokens, load_start
 
@@ -49,14 +45,7 @@ def run(config: BestOfNConfig) -> list[Row]:
     asked = {"": config} | ({"judge.": config.judge} if config.judge.given else {})
     # What is wrong there is said before anything is loaded.
     named = [name_judges(one, (), None, prefix=prefix) for prefix, one in asked.items()]
-    initialize()
-    mesh = open_mesh(config.mesh)
-    check_batch(mesh, "batch_size", config.batch_size)
-    with jax.set_mesh(mesh):
-        policy = load_start(config.model, mesh)
-        source = DatasetConfig(path=config.dataset)
-        prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
-        log_report(prompts.loader.index)
+    with open_prompts(config) as (policy, prompts):
         judges = [
             Judges(scorer=_reward_model(one, prefix, policy, prompts), functions=functions, weights=weights)
             for (prefix, one), (functions, weights) in zip(asked.items(), named, strict=True)
@@ -65,10 +54,7 @@ def run(config: BestOfNConfig) -> list[Row]:
         batches = sample_batches(policy, prompts, config.sampling, compute=config.compute, answers=config.answers)
         said: list[list[np.ndarray]] = [[] for _ in scorers]
         rows = _rows(log_answers(batches, prompts), scorers, said, keep_all=config.keep_all)
-        if is_main():
-            write_rows(Path(config.out), rows)
-        else:
-            collections.deque(rows, maxlen=0)  # its devices take part in the sampling
+        write_sampled(config.out, rows)
     scores, *values = (np.concatenate(parts) for parts in said)
     _warn_of_unscored(scores, least=2 if config.keep_all else 1)
     result = table(scores, *values)

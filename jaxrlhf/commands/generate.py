@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxrlhf.commands.config import GenerateConfig
-from jaxrlhf.commands.files import check_new, write_rows
-from jaxrlhf.commands.sampled import AnsweredBatch, encode_prompts, log_answers, log_report, sample_batches
-from jaxrlhf.data.config import DatasetConfig
-from jaxrlhf.sharding.distributed import initialize, is_main
-from jaxrlhf.sharding.mesh import check_batch, open_mesh
-from jaxrlhf.trainers.start import load_start
+from jaxrlhf.commands.files import check_new
+from jaxrlhf.commands.sampled import AnsweredBatch, log_answers, open_prompts, sample_batches, write_sampled
 
 ANSWER_COLUMNS = ("completion", "completions", "ranks", "terminated")
 """What prompts may carry from other answers; the new answers replace them all."""
@@ -28,20 +20,9 @@ def run(config: GenerateConfig) -> None:
         ValueError: if the file exists, which may hold the ranks that people wrote into it, or what is read is bad.
     """
     check_new(config.out, "answers")
-    initialize()
-    mesh = open_mesh(config.mesh)
-    check_batch(mesh, "batch_size", config.batch_size)
-    with jax.set_mesh(mesh):
-        policy = load_start(config.model, mesh)
-        source = DatasetConfig(path=config.dataset)
-        prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
-        log_report(prompts.loader.index)
+    with open_prompts(config) as (policy, prompts):
         batches = sample_batches(policy, prompts, config.sampling, compute=config.compute, answers=config.answers)
-        rows = _rows(log_answers(batches, prompts))
-        if is_main():
-            write_rows(Path(config.out), rows)
-        else:
-            collections.deque(rows, maxlen=0)  # its devices take part in the sampling
+        write_sampled(config.out, _rows(log_answers(batches, prompts)))
 
 
 def answer_row(prompt: dict[str, Any], texts: list[str], terminated: list[bool]) -> dict[str, Any]:

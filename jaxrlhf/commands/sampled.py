@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxrlhf.commands.config import SamplingConfig
-from jaxrlhf.data.config import DataConfig
+from jaxrlhf.commands.config import BestOfNConfig, GenerateConfig, SamplingConfig
+from jaxrlhf.commands.files import write_rows
+from jaxrlhf.data.config import DataConfig, DatasetConfig
 from jaxrlhf.data.encoder import answer_texts
 from jaxrlhf.data.index import Index
 from jaxrlhf.data.indexing import build_index
@@ -22,10 +26,12 @@ from jaxrlhf.data.sources import Source
 from jaxrlhf.generation.sampler import make_sampler
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.models.decoder import make_model, unstack_layers
+from jaxrlhf.sharding.distributed import initialize, is_main
+from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
 from jaxrlhf.steps.experience import response_batch, scorer_batch
 from jaxrlhf.steps.scoring import sequence_logprobs, sequence_scores, token_logprobs
-from jaxrlhf.trainers.start import Start, check_positions
+from jaxrlhf.trainers.start import Start, check_positions, load_start
 from jaxrlhf.types import PromptBatch, Samples
 
 log = logging.getLogger(__name__)
@@ -98,6 +104,32 @@ class Answered:
     def lengths(self) -> np.ndarray:
         """[N, K] tokens drawn, the end-of-sequence token among them."""
         return np.concatenate([batch.lengths for batch in self.batches])
+
+
+@contextlib.contextmanager
+def open_prompts(config: GenerateConfig | BestOfNConfig) -> Iterator[tuple[Start, Prompts]]:
+    """Sets the mesh that a command asks for, and loads its policy and its prompts.
+
+    Raises:
+        ValueError: if batches do not divide over the devices, or what is read is bad.
+    """
+    initialize()
+    mesh = open_mesh(config.mesh)
+    check_batch(mesh, "batch_size", config.batch_size)
+    with jax.set_mesh(mesh):
+        policy = load_start(config.model, mesh)
+        source = DatasetConfig(path=config.dataset)
+        prompts = encode_prompts([source], policy.tokenizer, config.data, mesh, batch_size=config.batch_size)
+        log_report(prompts.loader.index)
+        yield policy, prompts
+
+
+def write_sampled(path: str, rows: Iterable[Row]) -> None:
+    """Writes rows that are made of answers while they are drawn, which the devices of all processes take part in."""
+    if is_main():
+        write_rows(Path(path), rows)
+    else:
+        collections.deque(rows, maxlen=0)
 
 
 def encode_prompts(

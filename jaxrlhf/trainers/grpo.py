@@ -9,9 +9,9 @@ from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.grpo import make_learn, make_rollout
 from jaxrlhf.trainers.grpo_config import GRPOConfig
-from jaxrlhf.trainers.judges import check_judges, name_judges, take_judges
+from jaxrlhf.trainers.judges import make_prompt_loaders, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
-from jaxrlhf.trainers.rows import Rows, make_loaders
+from jaxrlhf.trainers.rows import Rows
 from jaxrlhf.trainers.run import Trained, open_run
 from jaxrlhf.trainers.start import Start, take_reference, take_start
 from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
@@ -54,12 +54,10 @@ def run(
     with open_run(config) as job:
         policy = take_start(config.model, model, job.mesh)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
-        frozen = {} if judges.scorer is None else {"scorer": judges.scorer.params}
+        frozen = judges.frozen
         if options.kl_coef:
             frozen["reference"] = take_reference(config.reference, reference, policy, job.mesh)
-        length = config.rollout.max_new_tokens
-        train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
-        check_judges(judges, None, [train, held_out], length)
+        train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset)
         states = States({"policy": first_state(job, policy.params, optimizer)})
         grouping = {
             "answers": config.rollout.answers,

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.rewards.functions import RewardFn, check_columns, load_reward, name_rewards
 from jaxrlhf.trainers.rollout_config import RolloutTrainConfig
+from jaxrlhf.trainers.rows import Rows, make_loaders
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start, check_positions, check_same_tokens, take_start
+from jaxrlhf.types import Params
 
 
 class NamesRewards(Protocol):
@@ -47,6 +49,11 @@ class Judges:
     scorer: Start | None
     functions: Mapping[str, RewardFn]
     weights: Mapping[str, float]
+
+    @property
+    def frozen(self) -> dict[str, Params]:
+        """The parameters of the reward model, if there is one, under the name that `make_judge` reads."""
+        return {} if self.scorer is None else {"scorer": self.scorer.params}
 
 
 def name_judges(
@@ -99,6 +106,23 @@ def take_judges(
         scorer = take_start(config.reward_model, reward_model, job.mesh, what="reward_model", scalar=True)
         check_same_tokens(policy, scorer, "the reward model")
     return Judges(scorer=scorer, functions=functions, weights=weights)
+
+
+def make_prompt_loaders(
+    config: RolloutTrainConfig,
+    job: Run,
+    policy: Start,
+    judges: Judges,
+    dataset: Rows | None,
+    eval_dataset: Rows | None,
+    *,
+    critic: Start | None = None,
+) -> tuple[Loader, Loader | None]:
+    """The loaders of prompts, which all can answer and judge; see `make_loaders` and `check_judges`."""
+    length = config.rollout.max_new_tokens
+    loaders = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
+    check_judges(judges, critic, loaders, length)
+    return loaders
 
 
 def check_judges(judges: Judges, critic: Start | None, loaders: Sequence[Loader | None], answer: int) -> None:

@@ -18,10 +18,10 @@ from jaxrlhf.sharding.place import place_replicated
 from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.ppo import make_learn
 from jaxrlhf.steps.shaping import Running, make_rollout
-from jaxrlhf.trainers.judges import Judges, check_judges, name_judges, take_judges
+from jaxrlhf.trainers.judges import Judges, make_prompt_loaders, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
 from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions, PTXConfig
-from jaxrlhf.trainers.rows import Rows, make_loaders, make_pretraining_loader
+from jaxrlhf.trainers.rows import Rows, make_pretraining_loader
 from jaxrlhf.trainers.run import Run, Trained, open_run
 from jaxrlhf.trainers.start import Start, check_same_tokens, load_start, take_reference, take_start
 from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
@@ -67,13 +67,9 @@ def run(
     with open_run(config) as job:
         policy = take_start(config.model, model, job.mesh)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
-        frozen = {"reference": take_reference(config.reference, reference, policy, job.mesh)}
-        if judges.scorer is not None:
-            frozen["scorer"] = judges.scorer.params
+        frozen = {**judges.frozen, "reference": take_reference(config.reference, reference, policy, job.mesh)}
         critic = _take_critic(config, job, policy, judges)
-        length = config.rollout.max_new_tokens
-        train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
-        check_judges(judges, critic, [train, held_out], length)
+        train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset, critic=critic)
         if options.critic_warmup_steps >= job.total:
             raise ValueError(
                 f"ppo.critic_warmup_steps={options.critic_warmup_steps} leaves the policy none of the {job.total} "

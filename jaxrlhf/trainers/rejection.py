@@ -10,10 +10,10 @@ from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.sharding.mesh import check_batch
 from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.rejection import choose, make_learn
-from jaxrlhf.trainers.judges import check_judges, name_judges, take_judges
+from jaxrlhf.trainers.judges import make_prompt_loaders, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
 from jaxrlhf.trainers.rejection_config import RejectionConfig
-from jaxrlhf.trainers.rows import Rows, make_loaders
+from jaxrlhf.trainers.rows import Rows
 from jaxrlhf.trainers.run import Trained, open_run
 from jaxrlhf.trainers.start import Start, take_start
 from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
@@ -53,10 +53,7 @@ def run(
         check_batch(job.mesh, "kept answers of a micro-batch", config.kept_rows)
         policy = take_start(config.model, model, job.mesh)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
-        frozen = {} if judges.scorer is None else {"scorer": judges.scorer.params}
-        length = config.rollout.max_new_tokens
-        train, held_out = make_loaders(job, "prompts", policy, dataset, eval_dataset, answer=length)
-        check_judges(judges, None, [train, held_out], length)
+        train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset)
         states = States({"policy": first_state(job, policy.params, optimizer)})
         choice: dict[str, Any] = {
             "answers": config.rollout.answers,
@@ -88,7 +85,7 @@ def run(
             critic=None,
             judges=judges,
             states=states,
-            frozen=frozen,
+            frozen=judges.frozen,
             learn=learn,
             measure=measure,
             constants={},
