@@ -10,7 +10,7 @@ pure functions.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
@@ -207,11 +207,12 @@ class Head:
     """The unembedding: logits = softcap(scale * (hidden @ weight.T) + bias), columns from `vocab_size` on cut off.
 
     Attributes:
-        weight: [V, D]. For a reward or value model V is 1.
+        weight: [V, D], or [D, V] if `layout` says so. For a reward or value model V is 1.
         bias: [V] or None.
         softcap: if given, logits become softcap * tanh(logits / softcap). Static.
         scale: factor of the raw logits. Static.
-        vocab_size: number of real rows of `weight` if it is padded; None means all. Static.
+        vocab_size: number of real words if `weight` is padded; None means all. Static.
+        layout: "vd" or "dv", the axes of `weight`. Static.
     """
 
     weight: jax.Array
@@ -219,6 +220,17 @@ class Head:
     softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
     scale: float = dataclasses.field(default=1.0, metadata={"static": True})
     vocab_size: int | None = dataclasses.field(default=None, metadata={"static": True})
+    layout: Literal["vd", "dv"] = dataclasses.field(default="vd", metadata={"static": True})
+
+    @property
+    def vocab_axis(self) -> int:
+        """The axis of `weight` that words are on."""
+        return self.layout.index("v")
+
+    @property
+    def words(self) -> int:
+        """Words of the vocabulary, without padding."""
+        return self.weight.shape[self.vocab_axis] if self.vocab_size is None else self.vocab_size
 
 
 class LogprobOut(NamedTuple):

@@ -5,17 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrlhf.kernels.inputs import Given, Side
 from jaxrlhf.ops.logprobs import entropy_from_logits, kl_from_logits
 from jaxrlhf.types import Head, LogprobOut
-
-Reference = tuple[jax.Array, Head]
-"""Hidden states [..., D'] of the reference model, and its head."""
 
 
 def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
     """The logits of [..., D] hidden states: [..., V] float32, -inf at padded rows of the vocabulary."""
     logits = head.scale * jnp.einsum(
-        "...d,vd->...v",
+        "...d,vd->...v" if head.layout == "vd" else "...d,dv->...v",
         hidden,
         head.weight.astype(hidden.dtype),
         preferred_element_type=jnp.float32,
@@ -36,25 +34,19 @@ def matmul_precision(operand: jax.Array) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if operand.dtype == jnp.float32 else None
 
 
-def reference_logprobs(
-    hidden: jax.Array,
-    head: Head,
-    targets: jax.Array,
-    temperature: jax.Array,
-    want: frozenset[str],
-    ref: Reference | None = None,
-) -> LogprobOut:
-    """Implements `linear_logprobs` on [N, D] rows with logits [N, V] in memory."""
-    logits = logits_of(hidden, head) / temperature
-    ref_logits = None if ref is None else logits_of(*ref) / temperature
+def reference_logprobs(sides: tuple[Side, ...], given: Given, want: frozenset[str], trained: int) -> LogprobOut:
+    """Implements `linear_logprobs` on [N, D] rows with logits [N, V] in memory; autodiff gives the gradients."""
+    del trained  # the others have no gradient to receive
+    logits, *others = (logits_of(side.hidden, side.head) / given.temperature for side in sides)
+    ref_logits = others[0] if others else None
     lse = jax.nn.logsumexp(logits, axis=-1)
     return LogprobOut(
-        logp=_target_logp(logits, targets) if "logp" in want else None,
+        logp=_target_logp(logits, given.targets) if "logp" in want else None,
         lse=lse if "lse" in want else None,
         entropy=entropy_from_logits(logits) if "entropy" in want else None,
         max_logit=jax.lax.stop_gradient(jnp.max(logits, axis=-1)) if "max_logit" in want else None,
         kl=kl_from_logits(logits, ref_logits) if ref_logits is not None and "kl" in want else None,
-        ref_logp=_target_logp(ref_logits, targets) if ref_logits is not None and "ref_logp" in want else None,
+        ref_logp=_target_logp(ref_logits, given.targets) if ref_logits is not None and "ref_logp" in want else None,
     )
 
 

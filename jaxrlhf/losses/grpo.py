@@ -135,7 +135,7 @@ def grpo_loss(
     Args:
         logprobs: [B, T] float array, log-probability of each response token under the policy.
         old_logprobs: [B, T] float array, the same under the policy that sampled them.
-        advantages: [B] float array, one an answer; see `group_advantages`.
+        advantages: [B] float array, one an answer, or [B, T]; see `group_advantages`.
         mask: [B, T] bool array, True at response tokens.
         clip_low: how far the ratio may fall, in [0, 1].
         clip_high: how far the ratio may rise; above `clip_low` it leaves room for unlikely tokens (Yu et al. 2025).
@@ -148,8 +148,8 @@ def grpo_loss(
         Scalar float32 loss, and metrics `policy_loss` (a token mean), `clip_ratio/low_mean`, `clip_ratio/high_mean`,
         `clip_ratio/region_mean`, `ratio`, and with a penalty `kl`.
     """
-    chex.assert_rank([advantages, mask], [1, 2])
-    spread = jnp.broadcast_to(advantages[:, None], mask.shape)
+    chex.assert_rank([advantages, mask], [{1, 2}, 2])
+    spread = jnp.broadcast_to(advantages[:, None], mask.shape) if advantages.ndim == 1 else advantages
     found = clipped_surrogate(logprobs, old_logprobs, spread, mask, clip_low=clip_low, clip_high=clip_high)
     metrics = {
         "policy_loss": mean_of(found.costs, mask),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -19,12 +20,13 @@ from jaxrlhf.losses import (
     unbiased_kl,
 )
 from jaxrlhf.losses.grpo import Baseline, Scale
+from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import mean_of
 from jaxrlhf.steps.epochs import visit_rows
 from jaxrlhf.steps.experience import Experience, LearnFn, States, group_metrics, sample_metrics, total_scores
-from jaxrlhf.steps.scoring import token_logprobs
+from jaxrlhf.steps.scoring import token_loss
 from jaxrlhf.steps.update import LossFn, make_update
-from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout, TrainState
+from jaxrlhf.types import Hyper, LogprobOut, Metrics, Model, Params, Rollout, TrainState
 
 Reduction = Literal["grpo", "dapo", "dr_grpo", "bnpo"]
 KLTerm = Literal["unbiased", "k1", "k2", "k3", "exact"]
@@ -70,30 +72,69 @@ def policy_loss(model: Model, *, reduction: Reduction, kl: KLTerm | None) -> Los
         params: Params, frozen: Mapping[str, Params], batch: Rollout, totals: Totals, hyper: Hyper, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         exact = kl == "exact"
-        out, _ = token_logprobs(
+        tokens = _Tokens(
+            mask=batch.mask,
+            logprobs=batch.logprobs,
+            ref_logprobs=batch.ref_logprobs,
+            advantages=jnp.broadcast_to(batch.advantages[:, None], batch.mask.shape),
+            weights=token_weights(reduction, batch.mask, totals),
+        )
+        return token_loss(
             model,
             params,
             batch.batch,
+            functools.partial(_of_tokens, kl),
+            aux=tokens,
+            given=_Given(hyper["clip_low"], hyper["clip_high"], hyper["kl_coef"]),
             want=("logp", "entropy", "kl") if exact else ("logp", "entropy"),
             temperature=hyper["temperature"],
             ref_params=frozen["reference"] if exact else None,
             key=key,
         )
-        assert out.logp is not None and out.entropy is not None
-        loss, metrics = grpo_loss(
-            out.logp,
-            batch.logprobs,
-            batch.advantages,
-            batch.mask,
-            clip_low=hyper["clip_low"],
-            clip_high=hyper["clip_high"],
-            kl=out.kl if kl is None or exact else _estimated_kl(kl, out.logp, batch),
-            kl_coef=hyper["kl_coef"],
-            average=lambda costs, mask: REDUCTIONS[reduction](costs, mask, totals),
-        )
-        return loss, {**metrics, "entropy": mean_of(out.entropy, batch.mask)}
 
     return loss_fn
+
+
+def token_weights(reduction: Reduction, mask: jax.Array, totals: Totals) -> jax.Array:
+    """[B, T] weights of tokens in one of `REDUCTIONS`, all of which are linear: sum(weights * costs) is the loss."""
+    return jax.grad(lambda costs: REDUCTIONS[reduction](costs, mask, totals))(jnp.zeros(mask.shape))
+
+
+class _Tokens(NamedTuple):
+    """What the policy's loss reads of each response token, [B, R]; see `Rollout` and `token_weights`."""
+
+    mask: jax.Array
+    logprobs: jax.Array
+    ref_logprobs: jax.Array | None
+    advantages: jax.Array
+    weights: jax.Array
+
+
+class _Given(NamedTuple):
+    """What it reads besides, numbers of `hyper`."""
+
+    clip_low: jax.Array
+    clip_high: jax.Array
+    kl_coef: jax.Array
+
+
+def _of_tokens(
+    kl: KLTerm | None, out: LogprobOut, mask: jax.Array, tokens: _Tokens, given: _Given
+) -> tuple[jax.Array, Metrics]:
+    assert out.logp is not None and out.entropy is not None
+    mask = mask & tokens.mask
+    loss, metrics = grpo_loss(
+        out.logp,
+        tokens.logprobs,
+        tokens.advantages,
+        mask,
+        clip_low=given.clip_low,
+        clip_high=given.clip_high,
+        kl=out.kl if kl is None or kl == "exact" else _estimated_kl(kl, out.logp, tokens),
+        kl_coef=given.kl_coef,
+        average=lambda costs, mask: masked_sum(tokens.weights * costs, mask),
+    )
+    return loss, {**metrics, "entropy": mean_of(out.entropy, mask)}
 
 
 def make_rollout(
@@ -184,8 +225,8 @@ def make_learn(
     return learn
 
 
-def _estimated_kl(kind: Any, logprobs: jax.Array, batch: Rollout) -> jax.Array:
-    assert batch.ref_logprobs is not None
+def _estimated_kl(kind: Any, logprobs: jax.Array, tokens: _Tokens) -> jax.Array:
+    assert tokens.ref_logprobs is not None
     if kind == "unbiased":
-        return unbiased_kl(logprobs, batch.ref_logprobs, batch.logprobs)
-    return kl_estimate(logprobs, batch.ref_logprobs, kind)
+        return unbiased_kl(logprobs, tokens.ref_logprobs, tokens.logprobs)
+    return kl_estimate(logprobs, tokens.ref_logprobs, kind)

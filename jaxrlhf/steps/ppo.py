@@ -14,11 +14,11 @@ from jaxrlhf.ops.masked import masked_mean
 from jaxrlhf.ops.stats import Mean, mean_of
 from jaxrlhf.steps.epochs import visit_rows
 from jaxrlhf.steps.experience import Experience, LearnFn, States
-from jaxrlhf.steps.scoring import token_logprobs, token_values
+from jaxrlhf.steps.scoring import token_loss, token_values
 from jaxrlhf.steps.sft import sft_totals
 from jaxrlhf.steps.shaping import Normalize, adapt, make_rollout, observe
 from jaxrlhf.steps.update import LossFn, make_update, split_rows, update_if
-from jaxrlhf.types import Hyper, Metrics, Model, Params, Rollout, TokenBatch, TrainState
+from jaxrlhf.types import Hyper, LogprobOut, Metrics, Model, Params, Rollout, TokenBatch, TrainState
 
 
 class PolicyBatch(NamedTuple):
@@ -52,30 +52,58 @@ def policy_loss(model: Model) -> LossFn:
         params: Params, frozen: Any, batch: PolicyBatch, totals: PolicyTotals, hyper: Hyper, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         del frozen
-        rollout = batch.rollout
-        out, _ = token_logprobs(
-            model, params, rollout.batch, want=("logp", "entropy"), temperature=hyper["temperature"], key=key
+        loss, metrics = token_loss(
+            model,
+            params,
+            batch.rollout.batch,
+            _of_tokens,
+            aux=_Tokens(batch.rollout.mask, batch.rollout.logprobs, batch.rollout.advantages),
+            given=_Given(totals.rollout, hyper["clip_eps"], hyper["entropy_coef"]),
+            want=("logp", "entropy"),
+            temperature=hyper["temperature"],
+            key=key,
         )
-        assert out.logp is not None and out.entropy is not None
-        loss, metrics = ppo_policy_loss(
-            out.logp,
-            rollout.logprobs,
-            rollout.advantages,
-            rollout.mask,
-            clip_eps=hyper["clip_eps"],
-            denom=totals.rollout,
-        )
-        metrics |= {"policy/entropy_avg": mean_of(out.entropy, rollout.mask)}
-        loss -= hyper["entropy_coef"] * masked_mean(out.entropy, rollout.mask, totals.rollout)
         if batch.pretraining is not None:
-            lm, mask = token_logprobs(model, params, batch.pretraining, key=jax.random.fold_in(key, 1))
-            assert lm.logp is not None
-            ptx, ptx_metrics = lm_loss(lm.logp, mask, denom=totals.pretraining)
+            ptx, ptx_metrics = token_loss(
+                model, params, batch.pretraining, _of_text, given=totals.pretraining, key=jax.random.fold_in(key, 1)
+            )
             loss += hyper["ptx_coef"] * ptx
             metrics |= {"loss/ptx_avg": ptx_metrics["loss"]}
         return loss, metrics
 
     return loss_fn
+
+
+class _Tokens(NamedTuple):
+    """What the policy's loss reads of each response token, [B, R]; see `Rollout`."""
+
+    mask: jax.Array
+    logprobs: jax.Array
+    advantages: jax.Array
+
+
+class _Given(NamedTuple):
+    """What it reads besides: the number of tokens of the update, and numbers of `hyper`."""
+
+    tokens: jax.Array
+    clip_eps: jax.Array
+    entropy_coef: jax.Array
+
+
+def _of_tokens(out: LogprobOut, mask: jax.Array, tokens: _Tokens, given: _Given) -> tuple[jax.Array, Metrics]:
+    assert out.logp is not None and out.entropy is not None
+    mask = mask & tokens.mask
+    loss, metrics = ppo_policy_loss(
+        out.logp, tokens.logprobs, tokens.advantages, mask, clip_eps=given.clip_eps, denom=given.tokens
+    )
+    loss -= given.entropy_coef * masked_mean(out.entropy, mask, given.tokens)
+    return loss, {**metrics, "policy/entropy_avg": mean_of(out.entropy, mask)}
+
+
+def _of_text(out: LogprobOut, mask: jax.Array, aux: None, totals: jax.Array) -> tuple[jax.Array, Metrics]:
+    del aux
+    assert out.logp is not None
+    return lm_loss(out.logp, mask, denom=totals)
 
 
 def policy_totals(batch: PolicyBatch) -> PolicyTotals:

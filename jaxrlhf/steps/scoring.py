@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.kernels import linear_logprobs
+from jaxrlhf.kernels import fused_token_loss, linear_logprobs
 from jaxrlhf.kernels.reference import logits_of
+from jaxrlhf.kernels.rowwise import TokenLossFn
 from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import Sum
-from jaxrlhf.types import LogprobOut, Model, Params, TokenBatch
+from jaxrlhf.types import Head, LogprobOut, Metrics, Model, Params, TokenBatch
 
 
 def token_logprobs(
@@ -41,9 +42,50 @@ def token_logprobs(
     """
     hidden = _hidden(model, params, batch, key)
     targets, mask = at_columns(batch, batch.targets), at_columns(batch, batch.mask)
-    ref = None if ref_params is None else (_hidden(model, ref_params, batch, None), model.head(ref_params))
+    ref = _reference(model, ref_params, batch)
     head = model.head(params)
     return linear_logprobs(hidden, head, targets, want=want, mask=mask, ref=ref, temperature=temperature), mask
+
+
+def token_loss(
+    model: Model,
+    params: Params,
+    batch: TokenBatch,
+    loss_fn: TokenLossFn,
+    *,
+    aux: Any = None,
+    given: Any = None,
+    want: Sequence[str] = ("logp",),
+    temperature: jax.Array | float | None = None,
+    ref_params: Params | None = None,
+    key: jax.Array | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """A loss that adds up over the tokens of a batch, by `kernels.fused_token_loss`.
+
+    Args:
+        model: the policy.
+        params: its parameters.
+        batch: `TokenBatch` of [B, T].
+        loss_fn: `loss_fn(out, mask, aux, given) -> (scalar, metrics)` on some of the tokens.
+        aux: pytree of [B, C] arrays.
+        given: pytree of what does not belong to tokens.
+        want: fields of `LogprobOut` that the loss reads.
+        temperature: divides the logits.
+        ref_params: of a frozen reference, where `want` names `kl` or `ref_logp`.
+        key: for dropout.
+    """
+    return fused_token_loss(
+        loss_fn,
+        _hidden(model, params, batch, key),
+        model.head(params),
+        at_columns(batch, batch.targets),
+        aux,
+        given,
+        want=want,
+        mask=at_columns(batch, batch.mask),
+        ref=_reference(model, ref_params, batch),
+        temperature=temperature,
+    )
 
 
 def token_values(model: Model, params: Params, batch: TokenBatch, *, key: jax.Array | None = None) -> jax.Array:
@@ -84,6 +126,10 @@ def num_tokens(batch: TokenBatch) -> Sum:
 def present(answers: TokenBatch) -> jax.Array:
     """[B, K] bool: which of the answers [B, K, T] are there; one that is all padding is not."""
     return jnp.any(answers.segment_ids != 0, axis=-1)
+
+
+def _reference(model: Model, params: Params | None, batch: TokenBatch) -> tuple[jax.Array, Head] | None:
+    return None if params is None else (_hidden(model, params, batch, None), model.head(params))
 
 
 def _hidden(model: Model, params: Params, batch: TokenBatch, key: jax.Array | None) -> jax.Array:

@@ -2,11 +2,10 @@
 
 import pytest
 
-from jaxrlhf.kernels import blocks
+from jaxrlhf.kernels import tiles
 
 
 @pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a small vocabulary several blocks, the last of which overlaps."""
-    monkeypatch.setattr(blocks, "MIN_BLOCK", 384)
-    monkeypatch.setattr(blocks, "MAX_BLOCK", 384)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a small problem several tiles: the last of columns overlaps, the last of rows is not full."""
+    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(8, 384))

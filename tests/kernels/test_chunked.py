@@ -1,5 +1,6 @@
-"""What is particular to walking by blocks; the numbers themselves are checked in `test_linear_logprobs.py`."""
+"""What is particular to walking by tiles; the numbers themselves are checked in `test_linear_logprobs.py`."""
 
+import math
 from collections.abc import Iterator
 
 import chex
@@ -9,16 +10,15 @@ import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jaxrlhf.kernels import blocks, linear_logprobs
+from jaxrlhf.kernels import linear_logprobs, tiles
 from jaxrlhf.types import Head
 
 WANT = ("logp", "entropy")
 WITH_KL = ("logp", "kl", "ref_logp", "entropy")
 
 
-def set_block(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
-    monkeypatch.setattr(blocks, "MIN_BLOCK", length)
-    monkeypatch.setattr(blocks, "MAX_BLOCK", length)
+def set_tile(monkeypatch: pytest.MonkeyPatch, columns: int, rows: int = 8) -> None:
+    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(rows, columns))
 
 
 def random_arrays(rows: int, width: int, vocab: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -56,19 +56,19 @@ def is_jaxpr(x: object) -> bool:
 
 @pytest.mark.parametrize("want", [WANT, WITH_KL])
 @pytest.mark.parametrize("length", [128, 384, 1024])
-def test_block_length_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch, length: int, want: tuple[str, ...]):
+def test_tile_size_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch, length: int, want: tuple[str, ...]):
     hidden, weight, targets = random_arrays(5, 8, 1000)
     head_fields = {"softcap": 3.0, "scale": 2.0, "vocab_size": 990}
     expected = jax.jit(value_and_gradients(targets, want=want, implementation="reference", **head_fields))(
         hidden, weight
     )
-    set_block(monkeypatch, length)
+    set_tile(monkeypatch, length)
     actual = jax.jit(value_and_gradients(targets, want=want, implementation="chunked", **head_fields))(hidden, weight)
     chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_targets_in_the_columns_that_two_blocks_share_count_once(monkeypatch: pytest.MonkeyPatch):
-    set_block(monkeypatch, 384)  # blocks begin at 0, 384 and 616: columns 616 to 767 are visited twice
+def test_targets_in_the_columns_that_two_tiles_share_count_once(monkeypatch: pytest.MonkeyPatch):
+    set_tile(monkeypatch, 384)  # tiles begin at 0, 384 and 616: columns 616 to 767 are visited twice
     targets = jnp.asarray([615, 616, 700, 767, 768, 999])
     hidden, weight, _ = random_arrays(6, 8, 1000)
     expected = jax.jit(value_and_gradients(targets, implementation="reference"))(hidden, weight)
@@ -76,8 +76,8 @@ def test_targets_in_the_columns_that_two_blocks_share_count_once(monkeypatch: py
     chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_target_and_the_largest_logit_may_come_in_any_block(monkeypatch: pytest.MonkeyPatch):
-    set_block(monkeypatch, 128)
+def test_the_target_and_the_largest_logit_may_come_in_any_tile(monkeypatch: pytest.MonkeyPatch):
+    set_tile(monkeypatch, 128)
     hidden = jnp.ones((3, 1))
     for peak in (0, 300, 511):
         weight = jnp.zeros((512, 1)).at[peak, 0].set(60.0)
@@ -88,24 +88,24 @@ def test_the_target_and_the_largest_logit_may_come_in_any_block(monkeypatch: pyt
 
 @pytest.mark.parametrize("want", [WANT, WITH_KL])
 def test_nothing_of_rows_by_vocabulary_is_computed(monkeypatch: pytest.MonkeyPatch, want: tuple[str, ...]):
-    set_block(monkeypatch, 128)
+    set_tile(monkeypatch, 128)
     rows, vocab = 24, 1000
     hidden, weight, targets = random_arrays(rows, 8, vocab)
 
-    def widest(implementation: str) -> int:
+    def largest(implementation: str) -> int:
         run = value_and_gradients(targets, want=want, implementation=implementation)
         shapes = shapes_in(jax.make_jaxpr(run)(hidden, weight).jaxpr)
-        return max((shape[1] for shape in shapes if len(shape) == 2 and shape[0] == rows), default=0)
+        return max(math.prod(shape) for shape in shapes if shape != weight.shape)
 
-    assert widest("reference") == vocab  # the walk does see such an array where there is one
-    assert widest("chunked") == 128
+    assert largest("reference") == rows * vocab  # the walk does see such an array where there is one
+    assert largest("chunked") == 8 * 128
 
 
 @pytest.mark.parametrize("want", [WANT, WITH_KL])
 def test_what_the_backward_pass_keeps_does_not_grow_with_the_vocabulary(
     monkeypatch: pytest.MonkeyPatch, want: tuple[str, ...]
 ):
-    set_block(monkeypatch, 128)
+    set_tile(monkeypatch, 128)
     hidden, weight, targets = random_arrays(24, 8, 1000)
 
     def fields(hidden, weight):
@@ -116,13 +116,13 @@ def test_what_the_backward_pass_keeps_does_not_grow_with_the_vocabulary(
     kept = jax.tree.leaves(jax.vjp(fields, hidden, weight)[1])
     extra = [x for x in kept if x.shape not in (hidden.shape, weight.shape, targets.shape, ())]
     assert not extra
-    # Targets, log-sum-exp, entropy; with the KL itself and the statistics of both models.
-    assert sum(x.shape == targets.shape for x in kept) <= (11 if "kl" in want else 3)
+    # Targets and four sums of the policy; with a KL three of the reference, and the KL itself.
+    assert sum(x.shape == targets.shape for x in kept) <= (9 if "kl" in want else 5)
 
 
 @pytest.mark.parametrize("want", [("logp",), ("logp", "lse", "entropy", "max_logit"), WITH_KL])
 def test_compiled_memory_is_below_a_quarter_of_the_reference(monkeypatch: pytest.MonkeyPatch, want: tuple[str, ...]):
-    set_block(monkeypatch, 4096)
+    set_tile(monkeypatch, 4096)
     rows, width, vocab = 512, 64, 32768
     hidden, weight = jax.ShapeDtypeStruct((rows, width), jnp.float32), jax.ShapeDtypeStruct((vocab, width), jnp.float32)
 

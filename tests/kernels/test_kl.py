@@ -15,11 +15,11 @@ from jax.sharding import PartitionSpec as P
 from jaxrlhf.kernels import linear_logprobs
 from jaxrlhf.types import Head
 
-ROWS, WIDTH, REF_WIDTH = 7, 16, 6
+ROWS, WIDTH, REF_WIDTH = 19, 16, 6
 
 implementations = pytest.mark.parametrize("implementation", ["reference", "chunked"])
 
-pytestmark = pytest.mark.usefixtures("small_blocks")
+pytestmark = pytest.mark.usefixtures("small_tiles")
 
 
 class Case(NamedTuple):
@@ -41,8 +41,8 @@ class Case(NamedTuple):
 CASES = {
     "one_word": Case(1),
     "five_words": Case(5, bias=True, softcap=3.0),
-    "one_block_and_one_column": Case(385, temperature=0.6),
-    "padded_by_whole_blocks": Case(1000, vocab_size=130, temperature=0.7),
+    "one_tile_and_one_column": Case(385, temperature=0.6),
+    "padded_by_whole_tiles": Case(1000, vocab_size=130, temperature=0.7),
     "one_row": Case(1000, rows=1, bias=True, scale=1.5),
     "everything": Case(4097, vocab_size=4001, bias=True, softcap=5.0, scale=0.7, temperature=1.3),
 }
@@ -371,6 +371,39 @@ def test_no_gradient_reaches_the_reference(implementation: str):
 
     gradients = jax.jit(jax.grad(total, (0, 1)))(ref_hidden, ref_weight)
     chex.assert_trees_all_equal(gradients, jax.tree.map(jnp.zeros_like, gradients))
+
+
+@pytest.mark.parametrize("read", ["kl", "ref_logp"])
+def test_gradient_reaches_the_reference_on_request(read: str):
+    hidden, weight, ref_hidden, ref_weight = two_models()
+    targets = jnp.arange(ROWS)
+
+    def total(implementation, *arrays):
+        hidden, weight, ref_hidden, ref_weight = arrays
+        out = linear_logprobs(
+            hidden,
+            weight,
+            targets,
+            want=("logp", read),
+            ref=(ref_hidden, Head(weight=ref_weight, softcap=4.0)),
+            ref_grad=True,
+            temperature=0.7,
+            implementation=implementation,
+        )
+        return jnp.sum(getattr(out, read) * jnp.arange(ROWS))
+
+    def gradients(implementation: str):
+        run = jax.jit(jax.grad(functools.partial(total, implementation), (0, 1, 2, 3)))
+        return run(hidden, weight, ref_hidden, ref_weight)
+
+    expected = gradients("reference")
+    assert all(jnp.any(gradient) for gradient in expected[2:])
+    chex.assert_trees_all_close(gradients("chunked"), expected, rtol=1e-4, atol=2e-5)
+
+
+def test_a_gradient_to_a_reference_that_is_not_there_is_an_error():
+    with pytest.raises(ValueError, match="ref_grad=True needs a reference"):
+        linear_logprobs(jnp.ones((2, 3)), jnp.ones((5, 3)), jnp.zeros(2, int), ref_grad=True)
 
 
 @implementations

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -16,13 +17,13 @@ from jaxrlhf.kernels import linear_logprobs
 from jaxrlhf.types import Head, LogprobOut
 
 ALL = ("logp", "lse", "entropy", "max_logit")
-ROWS, WIDTH = 7, 16
+ROWS, WIDTH = 19, 16
 
 BFLOAT16_CASES = ("five_words", "padded", "everything")
 
 implementations = pytest.mark.parametrize("implementation", ["reference", "chunked"])
 
-pytestmark = pytest.mark.usefixtures("small_blocks")
+pytestmark = pytest.mark.usefixtures("small_tiles")
 
 
 class Case(NamedTuple):
@@ -40,11 +41,12 @@ class Case(NamedTuple):
 CASES = {
     "one_word": Case(1),
     "five_words": Case(5, bias=True, softcap=3.0),
-    "one_block_and_one_column": Case(385, temperature=0.6),
+    "one_tile_and_one_column": Case(385, temperature=0.6),
     "ragged": Case(513, softcap=2.0, scale=2.0, temperature=1.7),
     "padded": Case(1000, vocab_size=980, bias=True),
-    "padded_by_whole_blocks": Case(1000, vocab_size=130, temperature=0.7),
+    "padded_by_whole_tiles": Case(1000, vocab_size=130, temperature=0.7),
     "one_row": Case(1000, rows=1, bias=True, scale=1.5),
+    "gpt2": Case(50257, rows=3),
     "everything": Case(4097, vocab_size=4001, bias=True, softcap=5.0, scale=0.7, temperature=1.3),
 }
 
@@ -231,7 +233,7 @@ def test_padded_rows_of_the_head_get_zero_gradient(implementation: str):
 def test_a_padded_row_of_the_head_has_probability_zero(implementation: str):
     problem = random_problem()
     head = Head(weight=problem.weight, vocab_size=980)
-    out = compiled(implementation=implementation)(problem.hidden, head, problem.targets.at[0].set(990))
+    out = compiled(implementation=implementation)(problem.hidden, head, (problem.targets % 980).at[0].set(990))
     assert out.logp[0] == -jnp.inf
     assert jnp.all(jnp.isfinite(out.logp[1:]))
 
@@ -473,3 +475,46 @@ def test_sharded_equals_unsharded(head_spec: P):
     expected = run(hidden, weight, targets)
     assert len(actual[1][0].sharding.device_set) == 8
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-5, atol=1e-6)
+
+
+@implementations
+def test_a_head_with_the_other_layout_gives_the_same(implementation: str):
+    problem = random_problem()
+
+    def total(layout, hidden, weight):
+        head = Head(weight=weight, softcap=4.0, vocab_size=980, layout=layout)
+        out = linear_logprobs(hidden, head, problem.targets % 980, want=ALL, implementation=implementation)
+        return jnp.sum(out.logp + 0.3 * out.entropy), out
+
+    run = functools.partial(gradients_and_fields, argnums=(0, 1))
+    (d_hidden, d_weight), out = run(functools.partial(total, "vd"))(problem.hidden, problem.weight)
+    (d_turned, d_turned_weight), turned = run(functools.partial(total, "dv"))(problem.hidden, problem.weight.T)
+    chex.assert_trees_all_close((turned, d_turned, d_turned_weight.T), (out, d_hidden, d_weight), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    rows=strategies.integers(1, 40),
+    vocab=strategies.integers(1, 900),
+    padding=strategies.integers(0, 30),
+    kept=strategies.floats(0, 1),
+    seed=strategies.integers(0, 99),
+)
+def test_any_shape_and_mask_matches_the_logits_in_memory(rows: int, vocab: int, padding: int, kept: float, seed: int):
+    rng = np.random.default_rng(seed)
+    hidden, weight = (jnp.asarray(rng.normal(size=(n, 8)), jnp.float32) for n in (rows, vocab + padding))
+    targets, mask = jnp.asarray(rng.integers(vocab, size=rows)), jnp.asarray(rng.random(rows) < kept)
+    ref = (jnp.tanh(hidden), Head(weight=weight, vocab_size=vocab))
+
+    def total(implementation, hidden, weight):
+        head = Head(weight=weight, vocab_size=vocab)
+        out = linear_logprobs(
+            hidden, head, targets, want=(*ALL, "kl"), mask=mask, ref=ref, implementation=implementation
+        )
+        return jnp.sum(out.logp + 0.5 * out.entropy + 0.2 * out.kl), out
+
+    found = {
+        name: gradients_and_fields(functools.partial(total, name), (0, 1))(hidden, weight)
+        for name in ("chunked", "reference")
+    }
+    chex.assert_trees_all_close(found["chunked"], found["reference"], rtol=1e-4, atol=1e-5)

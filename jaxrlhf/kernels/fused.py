@@ -1,0 +1,142 @@
+"""A loss a token, from hidden states and the unembedding, with its gradient formed in the forward pass.
+
+A loss that adds up over tokens needs no second look at the logits: while those of some rows are at hand, the cotangents
+of their outputs follow from the loss itself, and with them the gradients. That is three matrix products instead of the
+four of `linear_logprobs` and its backward pass, for the logits of one tile of rows, [n, V], in memory. Liger's kernels
+do it for cross-entropy (Hsu et al. 2024); here the loss is any function of the outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxrlhf.kernels.chunked import (
+    Plan,
+    forward,
+    gather_gradient,
+    input_specs,
+    make_plan,
+    narrowed,
+    place,
+    side_specs,
+)
+from jaxrlhf.kernels.division import combine_vocabulary, merge_rows, most_rows, row_spec, spread, sum_rows, whole_spec
+from jaxrlhf.kernels.inputs import Given, Side, take_inputs
+from jaxrlhf.kernels.rowwise import Extra, TokenLossFn, loss_and_gradient, token_loss
+from jaxrlhf.kernels.tiles import into_places, out_of_places
+from jaxrlhf.types import Head, Metrics
+
+
+def fused_token_loss(
+    loss_fn: TokenLossFn,
+    hidden: jax.Array,
+    head: Head | jax.Array,
+    targets: jax.Array,
+    aux: Any = None,
+    given: Any = None,
+    *,
+    want: Sequence[str] = ("logp",),
+    mask: jax.Array | None = None,
+    ref: tuple[jax.Array, Head | jax.Array] | None = None,
+    temperature: jax.Array | float | None = None,
+) -> tuple[jax.Array, Metrics]:
+    """A loss that adds up over tokens, of `linear_logprobs`' outputs; its gradient costs three products, not four.
+
+    The same as `loss_fn(linear_logprobs(...), mask, aux, given)` in value, and in the gradient by `hidden` and head; no
+    gradient flows to anything else, and none from the metrics.
+
+    Args:
+        loss_fn: `loss_fn(out, mask, aux, given) -> (scalar, metrics)`. It is called on [1, n] arrays of some of the
+            tokens, in any order, and the results are added up: what it divides by must not depend on them. Where the
+            mask is False it finds zeros, which must add nothing.
+        hidden: [..., D] float array.
+        head: `Head`, or its weight [V, D] alone.
+        targets: [...] int array.
+        aux: pytree of arrays [...] that belong to tokens: advantages, log-probabilities when they were sampled.
+        given: pytree of arrays that do not: denominators, coefficients.
+        want: which fields of `LogprobOut` the loss reads.
+        mask: [...] bool array; the tokens that count. The others are not computed.
+        ref: as for `linear_logprobs`; no gradient flows to it.
+        temperature: as for `linear_logprobs`.
+
+    Returns:
+        Scalar float32 loss, and the merged metrics.
+
+    Raises:
+        ValueError: as for `linear_logprobs`.
+    """
+    sides, taken, wanted = take_inputs(hidden, head, targets, want=want, mask=mask, ref=ref, temperature=temperature)
+    aux, given = jax.tree.map(jnp.asarray, (aux, given))
+    for leaf in jax.tree.leaves(aux):
+        chex.assert_equal_shape_prefix([leaf, targets], targets.ndim)
+    count = targets.size
+    flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[targets.ndim :]), aux)
+    extra = Extra(jnp.ones(count, bool) if taken.mask is None else taken.mask, flat, given)
+    sides, taken, extra = (sides[0], *jax.lax.stop_gradient(sides[1:])), *jax.lax.stop_gradient((taken, extra))
+    return _fused(loss_fn, make_plan(sides, wanted, 1), sides, taken, extra)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _fused(
+    loss_fn: TokenLossFn, plan: Plan, sides: tuple[Side, ...], given: Given, extra: Extra
+) -> tuple[jax.Array, Metrics]:
+    """Without a gradient to form: the outputs, and the loss of all tokens."""
+
+    def body(sides: tuple[Side, ...], given: Given, extra: Extra) -> tuple[jax.Array, Metrics]:
+        out, _ = forward(plan, sides, given)
+        loss, metrics = token_loss(loss_fn, out, extra)
+        return sum_rows(loss, plan.over), merge_rows(metrics, plan.over)
+
+    run = spread(body, plan.over, _specs(plan, sides, given), whole_spec())
+    return run(narrowed(sides, plan.over), given, extra)
+
+
+def _forward(
+    loss_fn: TokenLossFn, plan: Plan, sides: tuple[Side, ...], given: Given, extra: Extra
+) -> tuple[tuple[jax.Array, Metrics], Any]:
+    def body(sides: tuple[Side, ...], given: Given, extra: Extra) -> tuple[jax.Array, Metrics, Side]:
+        of, rows = place(sides, given, plan)
+        rows = rows._replace(tiles=most_rows(rows.tiles, plan.over))
+        kept, aux = into_places(rows, (extra.mask, extra.aux))
+        found = loss_and_gradient(
+            loss_fn,
+            of,
+            Extra(kept, aux, extra.given),
+            rows,
+            plan.tiles,
+            plan.want,
+            lambda stats: combine_vocabulary(stats, plan.over),
+        )
+        gradient = found.gradient._replace(hidden=out_of_places(rows, found.gradient.hidden, extra.mask.shape[0]))
+        return (
+            sum_rows(found.loss, plan.over),
+            merge_rows(found.metrics, plan.over),
+            gather_gradient(gradient, sides[0], plan.over),
+        )
+
+    out_specs = (whole_spec(), whole_spec(), *side_specs(sides[:1], plan.over))
+    run = spread(body, plan.over, _specs(plan, sides, given), out_specs)
+    loss, metrics, gradient = run(narrowed(sides, plan.over), given, extra)
+    gradient = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), gradient, sides[0])
+    return (loss, metrics), (gradient, len(sides))
+
+
+def _backward(loss_fn: TokenLossFn, plan: Plan, residuals: Any, cotangent: Any) -> tuple[Any, None, None]:
+    del loss_fn, plan
+    gradient, sides = residuals
+    scaled = jax.tree.map(lambda leaf: (leaf * cotangent[0]).astype(leaf.dtype), gradient)
+    return (scaled, *(None,) * (sides - 1)), None, None
+
+
+_fused.defvjp(_forward, _backward)
+
+
+def _specs(plan: Plan, sides: tuple[Side, ...], given: Given) -> tuple[Any, ...]:
+    by_rows = row_spec(plan.over)
+    return *input_specs(sides, given, plan.over), Extra(by_rows, by_rows, whole_spec())

@@ -1,0 +1,239 @@
+"""`fused_token_loss` against the same loss of `linear_logprobs`, in value, metrics and gradient."""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import AxisType
+
+from jaxrlhf.kernels import fused_token_loss, linear_logprobs
+from jaxrlhf.ops.stats import Max, max_of, mean_of
+from jaxrlhf.types import Head, LogprobOut
+
+ROWS, WIDTH, VOCAB = 24, 16, 1000
+WANT = ("logp", "lse", "entropy", "max_logit")
+
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
+
+class Problem(NamedTuple):
+    """Arrays of a policy and a reference, and what a loss reads of each token."""
+
+    hidden: jax.Array
+    head: Head
+    ref: tuple[jax.Array, Head]
+    targets: jax.Array
+    aux: dict[str, jax.Array]
+    mask: jax.Array
+
+
+def make_problem(*, bias: bool = False, **head_fields) -> Problem:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    return Problem(
+        hidden=normal(ROWS, WIDTH),
+        head=Head(weight=normal(VOCAB, WIDTH) / 4, bias=normal(VOCAB) if bias else None, **head_fields),
+        ref=(normal(ROWS, 6), Head(weight=normal(VOCAB, 6) / 2, vocab_size=head_fields.get("vocab_size"))),
+        targets=jnp.asarray(rng.integers(900, size=ROWS)),
+        aux={"advantages": normal(ROWS), "old": normal(ROWS) - 7},
+        mask=jnp.asarray(rng.random(ROWS) < 0.6),
+    )
+
+
+def clipped(out: LogprobOut, mask: jax.Array, aux: dict[str, jax.Array], given: dict[str, jax.Array]):
+    """A loss with a kink, a second output in it, and every kind of metric."""
+    ratio = jnp.exp(jnp.where(mask, out.logp - aux["old"], 0.0))
+    costs = jnp.maximum(-ratio * aux["advantages"], -jnp.clip(ratio, 0.8, 1.2) * aux["advantages"])
+    loss = jnp.sum(jnp.where(mask, costs - given["bonus"] * out.entropy, 0.0)) / given["tokens"]
+    best = out.logp >= out.max_logit - out.lse
+    return loss, {"accuracy": mean_of(best, mask), "ratio": max_of(ratio, mask), "entropy": mean_of(out.entropy, mask)}
+
+
+def with_kl(out: LogprobOut, mask: jax.Array, aux: dict[str, jax.Array], given: dict[str, jax.Array]):
+    del aux
+    return jnp.sum(jnp.where(mask, out.logp * 0.3 + out.kl, 0.0)) / given["tokens"], {"kl": mean_of(out.kl, mask)}
+
+
+GIVEN = {"tokens": jnp.asarray(11.0), "bonus": jnp.asarray(0.1)}
+
+
+def plain(loss_fn, hidden, head, targets, aux, given, *, mask=None, **options):
+    out = linear_logprobs(hidden, head, targets, mask=mask, **options)
+    return loss_fn(out, jnp.ones(targets.shape, bool) if mask is None else mask, aux, given)
+
+
+def differentiated(function, loss_fn, problem: Problem, mask: jax.Array | None = None, **options):
+    """Loss and metrics, and the gradient by hidden states and head."""
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def run(hidden, head):
+        return function(loss_fn, hidden, head, problem.targets, problem.aux, GIVEN, mask=mask, **options)
+
+    return run(problem.hidden, problem.head)
+
+
+def assert_same(problem: Problem, loss_fn, *, mask: jax.Array | None, **options) -> None:
+    expected = differentiated(plain, loss_fn, problem, mask, **options)
+    actual = differentiated(fused_token_loss, loss_fn, problem, mask, **options)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "head_fields",
+    [{}, {"bias": True, "softcap": 3.0, "scale": 0.7, "vocab_size": 901}],
+    ids=["plain", "everything"],
+)
+def test_equals_the_loss_of_the_outputs(head_fields: dict[str, Any], masked: bool):
+    problem = make_problem(**head_fields)
+    mask = problem.mask if masked else None
+    assert_same(problem, clipped, mask=mask, want=WANT, temperature=0.7)
+
+
+def test_equals_the_loss_of_a_kl():
+    problem = make_problem(vocab_size=901)
+    assert_same(problem, with_kl, mask=problem.mask, want=("logp", "kl"), ref=problem.ref)
+
+
+def test_a_head_with_the_other_layout_gives_the_same():
+    problem = make_problem()
+    turned = problem._replace(head=Head(weight=problem.head.weight.T, layout="dv"))
+    value, (d_hidden, d_head) = differentiated(fused_token_loss, clipped, problem, problem.mask, want=WANT)
+    other, (d_turned, d_turned_head) = differentiated(fused_token_loss, clipped, turned, problem.mask, want=WANT)
+    chex.assert_trees_all_close(
+        (other, d_turned, d_turned_head.weight.T), (value, d_hidden, d_head.weight), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_leading_axes_are_tokens():
+    problem = make_problem()
+    grouped = jax.tree.map(
+        lambda x: x.reshape(4, 6, *x.shape[1:]), (problem.hidden, problem.targets, problem.aux, problem.mask)
+    )
+    run = jax.jit(functools.partial(fused_token_loss, clipped, want=WANT))
+    actual = run(grouped[0], problem.head, *grouped[1:3], GIVEN, mask=grouped[3])
+    expected = run(problem.hidden, problem.head, problem.targets, problem.aux, GIVEN, mask=problem.mask)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+
+def test_no_tokens_at_all_is_no_loss_and_no_gradient():
+    problem = make_problem()
+    (loss, metrics), gradient = differentiated(
+        fused_token_loss,
+        clipped,
+        problem._replace(hidden=jnp.full((ROWS, WIDTH), jnp.nan)),
+        jnp.zeros(ROWS, bool),
+        want=WANT,
+    )
+    assert loss == 0.0
+    assert metrics["accuracy"].weight == 0.0 and metrics["ratio"] == Max(-jnp.inf)
+    chex.assert_trees_all_equal(gradient, jax.tree.map(jnp.zeros_like, gradient))
+
+
+def test_the_gradient_is_scaled_by_what_comes_after():
+    problem = make_problem()
+
+    def loss(hidden, factor):
+        return (
+            factor * fused_token_loss(clipped, hidden, problem.head, problem.targets, problem.aux, GIVEN, want=WANT)[0]
+        )
+
+    gradient = jax.jit(jax.grad(loss))
+    chex.assert_trees_all_close(gradient(problem.hidden, -3.0), -3.0 * gradient(problem.hidden, 1.0), rtol=1e-6)
+
+
+def test_no_gradient_reaches_aux_given_reference_or_temperature():
+    problem = make_problem()
+
+    def loss(ref_hidden, aux, given, temperature):
+        return fused_token_loss(
+            with_kl,
+            problem.hidden,
+            problem.head,
+            problem.targets,
+            aux,
+            given,
+            want=("logp", "kl"),
+            ref=(ref_hidden, problem.ref[1]),
+            temperature=temperature,
+        )[0]
+
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2, 3)))(problem.ref[0], problem.aux, GIVEN, 0.7)
+    chex.assert_trees_all_equal(gradients, jax.tree.map(jnp.zeros_like, gradients))
+
+
+def test_bfloat16_operands_are_summed_in_float32():
+    problem = make_problem()
+    narrow = problem._replace(
+        hidden=problem.hidden.astype(jnp.bfloat16), head=Head(weight=problem.head.weight.astype(jnp.bfloat16))
+    )
+    wide = narrow._replace(
+        hidden=narrow.hidden.astype(jnp.float32), head=Head(weight=narrow.head.weight.astype(jnp.float32))
+    )
+    (loss, _), (d_hidden, d_head) = differentiated(
+        fused_token_loss, with_kl, narrow, want=("logp", "kl"), ref=problem.ref
+    )
+    (truth, _), (t_hidden, t_head) = differentiated(
+        fused_token_loss, with_kl, wide, want=("logp", "kl"), ref=problem.ref
+    )
+    np.testing.assert_allclose(loss, truth, rtol=1e-5)
+    chex.assert_type([d_hidden, d_head.weight], jnp.bfloat16)
+    for actual, expected in ((d_hidden, t_hidden), (d_head.weight, t_head.weight)):
+        error = jnp.linalg.norm(actual.astype(jnp.float32) - expected) / jnp.linalg.norm(expected)
+        assert error < 5e-3
+
+
+def test_without_a_gradient_the_value_is_the_same():
+    problem = make_problem()
+    run = jax.jit(functools.partial(fused_token_loss, clipped, want=WANT))
+    value = run(problem.hidden, problem.head, problem.targets, problem.aux, GIVEN, mask=problem.mask)
+    expected, _ = differentiated(fused_token_loss, clipped, problem, problem.mask, want=WANT)
+    chex.assert_trees_all_close(value, expected, rtol=1e-6)
+
+
+def test_three_products_instead_of_four():
+    problem = make_problem()
+
+    def products(function) -> int:
+        def loss(hidden, head):
+            return function(clipped, hidden, head, problem.targets, problem.aux, GIVEN, want=WANT)[0]
+
+        return count_products(jax.make_jaxpr(jax.grad(loss, (0, 1)))(problem.hidden, problem.head).jaxpr)
+
+    assert products(plain) == 4
+    assert products(fused_token_loss) == 3
+
+
+def count_products(jaxpr: Jaxpr) -> int:
+    inner = [x for e in jaxpr.eqns for x in jax.tree.leaves(e.params, is_leaf=is_jaxpr) if is_jaxpr(x)]
+    own = sum(equation.primitive.name == "dot_general" for equation in jaxpr.eqns)
+    return own + sum(count_products(getattr(part, "jaxpr", part)) for part in inner)
+
+
+def is_jaxpr(x: object) -> bool:
+    return isinstance(x, Jaxpr | ClosedJaxpr)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 8), (8, 1, 1)], ids=str)
+def test_on_a_mesh(sizes: tuple[int, int, int]):
+    problem = make_problem(bias=True)
+    expected = differentiated(fused_token_loss, clipped, problem, problem.mask, want=WANT)
+    mesh = jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        actual = differentiated(fused_token_loss, clipped, problem, problem.mask, want=WANT)
+    chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-5, atol=2e-6)
+
+
+def test_aux_of_another_shape_is_an_error():
+    problem = make_problem()
+    with pytest.raises(AssertionError):
+        fused_token_loss(clipped, problem.hidden, problem.head, problem.targets, jnp.zeros(ROWS - 1), GIVEN, want=WANT)
