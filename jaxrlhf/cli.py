@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -23,6 +24,7 @@ import jaxrlhf
 from jaxrlhf.command_table import COMMANDS, Command
 from jaxrlhf.config import load
 from jaxrlhf.config_docs import FieldDoc, describe
+from jaxrlhf.programs import OFF, keep_programs
 from jaxrlhf.trainers.config import TrainConfig
 
 USER_ERROR = 2
@@ -68,6 +70,8 @@ def _run(name: str, command: Command, arguments: list[str]) -> int:
     try:
         config = load(command.config, options.config, _overrides(command, [*options.named, *options.overrides]))
         _check_named(config)
+        if command.compiles:
+            keep_programs(options.cache, os.environ)
         command.run(config)
     except (ValueError, TypeError, FileNotFoundError) as error:
         if options.traceback or not _is_our_message(error):
@@ -122,6 +126,9 @@ def _parser(name: str, command: Command) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"jaxrlhf {name}", description=command.help, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE", help="YAML file with the keys below")
     parser.add_argument("--traceback", action="store_true", help="show where in the code a mistake was noticed")
+    if command.compiles:
+        where = f"keep compiled programs here for the next time, or nowhere: {OFF} (~/.cache/jaxrlhf/compiled)"
+        parser.add_argument("--cache", metavar="FOLDER", help=where)
     if command.positional is None:
         parser.set_defaults(named=[])
     else:  # it takes all arguments; `_overrides` tells them apart

@@ -27,6 +27,7 @@ class Command:
         config: the config dataclass.
         run: runs the command on a config.
         positional: the key that takes arguments which are not of the form key=value, a list; None if they are mistakes.
+        compiles: whether it runs programs of jax, which are kept for the next time.
     """
 
     help: str
@@ -34,6 +35,7 @@ class Command:
     config: type
     run: Callable[[Any], object]
     positional: str | None = None
+    compiles: bool = True
 
 
 def _sft(config: SFTConfig) -> object:
@@ -187,6 +189,7 @@ COMMANDS = {
         config=ReportConfig,
         run=_report,
         positional="runs",
+        compiles=False,
     ),
     "demo": Command(
         help="the whole way on a laptop, with a report",

@@ -143,6 +143,18 @@ def test_example_is_a_command_that_starts(monkeypatch, name):
     assert len(started) == 1
 
 
+def test_programs_of_a_command_are_kept_where_it_says(monkeypatch, seen, tmp_path):
+    monkeypatch.setattr(cli.os, "environ", environ := {})
+    assert cli.main(["sft", "name=a", "--cache", str(tmp_path)]) == 0
+    assert environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
+
+
+def test_command_that_compiles_nothing_keeps_nothing(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["report", "runs", "--cache", "folder"])
+    assert "unrecognized arguments: --cache" in capsys.readouterr().err
+
+
 def test_unknown_command_is_suggested(capsys):
     assert cli.main(["pppo"]) == 2
     assert capsys.readouterr().err == "jaxrlhf: 'pppo' is no command; did you mean 'ppo'?\n"

@@ -19,6 +19,7 @@ ALLOWED = {
     "optim": {"ops", "types"},
     "metrics": {"types"},
     "trackers": set(),
+    "programs": set(),
     "config": {"config_text"},
     "config_checks": set(),
     "config_text": set(),
