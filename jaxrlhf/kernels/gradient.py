@@ -105,19 +105,22 @@ def before_softcap(dz: jax.Array, z: jax.Array, head: Head, inverse: jax.Array, 
 
 def by_hidden(draw: jax.Array, weight: jax.Array, head: Head) -> jax.Array:
     """Gradient [n, D] float32 by hidden states, from that by the raw logits and the tile's part of the weight."""
-    return _product("nv,vd->nd" if head.layout == "vd" else "nv,dv->nd", draw, weight, head)
+    return _product((draw * head.scale).astype(weight.dtype), weight, 1, head.vocab_axis)
 
 
 def by_weight(draw: jax.Array, hidden: jax.Array, head: Head) -> jax.Array:
     """Gradient float32 by the tile's part of the weight, in its layout."""
-    return _product("nv,nd->vd" if head.layout == "vd" else "nv,nd->dv", draw, hidden, head)
+    slope = (draw * head.scale).astype(hidden.dtype)
+    # Not an einsum, which may make the turned product and turn it.
+    return _product(*((slope, hidden) if head.layout == "vd" else (hidden, slope)), 0, 0)
 
 
-def _product(axes: str, draw: jax.Array, other: jax.Array, head: Head) -> jax.Array:
-    return jnp.einsum(
-        axes,
-        (draw * head.scale).astype(other.dtype),
-        other,
+def _product(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
+    """The product of matrices over one axis of each, float32."""
+    return jax.lax.dot_general(
+        left,
+        right,
+        (((left_axis,), (right_axis,)), ((), ())),
+        precision=matmul_precision(right),
         preferred_element_type=jnp.float32,
-        precision=matmul_precision(other),
     )

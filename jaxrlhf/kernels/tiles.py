@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.kernels.reference import matmul_precision
+from jaxrlhf.sharding.mesh import target_platform
 from jaxrlhf.types import Head
 
 T = TypeVar("T")
@@ -33,9 +34,8 @@ TILES = {"cpu": TileSize(256, 512), "gpu": TileSize(4096, 4096), "tpu": TileSize
 
 
 def tile_size() -> TileSize:
-    """The tile of the platform that is compiled for: that of the mesh that is set, else jax's default."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if device is None else device.platform
+    """The tile of the platform that is compiled for."""
+    platform = target_platform()
     return TILES["gpu" if platform in ("cuda", "rocm") else platform]
 
 

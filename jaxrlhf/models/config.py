@@ -9,6 +9,8 @@ from jaxrlhf.config_checks import check, positive
 
 DType = Literal["float32", "bfloat16"]
 Remat = Literal["none", "dots", "full"]
+AttentionBackend = Literal["xla", "cudnn", "splash"]
+AttentionChoice = Literal["auto", AttentionBackend]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,14 +115,17 @@ class ComputeConfig:
         dtype: of activations and matrix products; parameters stay float32, and norms and softmax are summed in it.
             "float32" is the faster one on CPU, "bfloat16" on accelerators.
         remat: what the backward pass recomputes of each block: "none" (most memory), "dots" (all but the products with
-            weights), "full" (everything but the input of the block; least memory).
+            weights and the kernels of attention), "full" (everything but the input of the block; least memory).
         scan_unroll: blocks per iteration of the loop over layers, at least 1; more is faster to run and slower to
             compile. At `num_layers` or above there is no loop left.
+        attention: what mixes tokens outside decoding: "xla" (any device), "cudnn" (NVIDIA GPUs, bfloat16), "splash"
+            (TPUs), or "auto", the fastest that can run.
     """
 
     dtype: DType = "float32"
     remat: Remat = "none"
     scan_unroll: int = 1
+    attention: AttentionChoice = "auto"
 
     def __post_init__(self) -> None:
         """Checks the choices and the range."""

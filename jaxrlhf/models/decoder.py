@@ -18,7 +18,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.models.cache import attention_mask, make_cache, open_slots
+from jaxrlhf.models.attention import Mix, keep_of_kernels, make_mix
+from jaxrlhf.models.cache import make_cache, open_slots
 from jaxrlhf.models.config import ComputeConfig, ModelConfig
 from jaxrlhf.models.layers import INIT_STD, Block, RMSNorm
 from jaxrlhf.models.rotary import rotary_angles
@@ -28,7 +29,12 @@ from jaxrlhf.types import Head, KVCache, Model, ModelOutput, Params
 BlockFn = Callable[[Params, jax.Array, KVCache | None, jax.Array | int], tuple[jax.Array, KVCache | None]]
 """(parameters of a block, hidden [B, T, D], cache, number of the layer) -> (hidden, cache)."""
 
-_REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_of_kernels
+    ),
+    "full": None,
+}
 
 
 def make_model(config: ModelConfig, compute: ComputeConfig | None = None) -> Model:
@@ -117,13 +123,15 @@ def _apply(
     segment_ids: jax.Array,
     cache: KVCache | None = None,
     key: jax.Array | None = None,
+    prefix_ids: jax.Array | None = None,
 ) -> ModelOutput:
     del key  # no dropout
     chex.assert_rank(tokens, 2)
-    chex.assert_equal_shape([tokens, positions, segment_ids])
+    chex.assert_equal_shape([tokens, positions, segment_ids] + ([] if prefix_ids is None else [prefix_ids]))
     if cache is not None:
         cache = open_slots(cache, segment_ids)
-    block = _block_fn(config, compute, positions, attention_mask(segment_ids, cache), training=cache is None)
+    mix = make_mix(config, compute, segment_ids, cache, prefix_ids)
+    block = _block_fn(config, compute, positions, mix, training=cache is None)
     hidden = params["embed_tokens"]["embedding"][tokens].astype(compute.dtype)
     hidden = constrain(hidden, BATCH_AXES, None, None)
     hidden, cache = _run_layers(block, params["layers"], hidden, cache, compute.scan_unroll)
@@ -133,14 +141,12 @@ def _apply(
     return ModelOutput(hidden=normed, cache=cache, aux={})
 
 
-def _block_fn(
-    config: ModelConfig, compute: ComputeConfig, positions: jax.Array, mask: jax.Array, training: bool
-) -> BlockFn:
+def _block_fn(config: ModelConfig, compute: ComputeConfig, positions: jax.Array, mix: Mix, training: bool) -> BlockFn:
     rotary = rotary_angles(positions, config)
     module = Block(config, compute.dtype)
 
     def block(params: Params, hidden: jax.Array, cache: KVCache | None, layer: jax.Array | int) -> Any:
-        output: Any = module.apply({"params": params}, hidden, rotary, mask, cache, layer)
+        output: Any = module.apply({"params": params}, hidden, rotary, mix, cache, layer)
         return constrain(output[0], BATCH_AXES, None, None), output[1]
 
     if compute.remat == "none" or not training:
@@ -179,5 +185,4 @@ def _init_block(config: ModelConfig, key: jax.Array) -> Params:
     # Shapes of parameters do not depend on the input, so one token will do.
     hidden = jnp.zeros((1, 1, config.hidden_size))
     rotary = rotary_angles(jnp.zeros((1, 1), jnp.int32), config)
-    mask = jnp.ones((1, 1, 1, 1), bool)
-    return Block(config, jnp.float32).init(key, hidden, rotary, mask, None, 0)["params"]
+    return Block(config, jnp.float32).init(key, hidden, rotary, jax.nn.dot_product_attention, None, 0)["params"]

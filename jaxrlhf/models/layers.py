@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrlhf.models.attention import Mix
 from jaxrlhf.models.cache import read_layer, write_layer
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.rotary import rotate
+from jaxrlhf.ops.project import project, project_gated
 from jaxrlhf.types import KVCache
 
 INIT_STD = 0.02
@@ -53,14 +55,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, rotary: Rotary, mask: jax.Array, cache: KVCache | None, layer: jax.Array | int
+        self, x: jax.Array, rotary: Rotary, mix: Mix, cache: KVCache | None, layer: jax.Array | int
     ) -> tuple[jax.Array, KVCache | None]:
         """Mixes tokens.
 
         Args:
             x: [B, T, D].
             rotary: cosines and sines of the tokens' positions.
-            mask: [B, 1, T, S] bool array, True where a token (T) sees a slot (S).
+            mix: weighs the values; knows which token (T) sees which slot (S).
             cache: where keys and values are written to and read from; None if the T tokens are all there is.
             layer: number of the layer in the cache.
 
@@ -74,8 +76,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache = write_layer(cache, layer, keys, values)
             keys, values = (part.astype(self.dtype) for part in read_layer(cache, layer))  # [B, S, KH, Dh]
-        # A row that sees nothing gets equal weights, not NaN: masked scores are very low, but finite.
-        mixed = jax.nn.dot_product_attention(queries, keys, values, mask=mask)
+        mixed = mix(queries, keys, values)
         return _dense(x.shape[-1], "o_proj", self.dtype)(mixed.reshape(*x.shape[:2], -1)), cache
 
     def _heads(self, x: jax.Array, heads: int, name: str) -> jax.Array:
@@ -97,8 +98,27 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, T, D] to [B, T, D], each token by itself."""
-        gate = nn.silu(_dense(self.width, "gate_proj", self.dtype)(x))
-        return _dense(x.shape[-1], "down_proj", self.dtype)(gate * _dense(self.width, "up_proj", self.dtype)(x))
+        gate, up = (_dense(self.width, name, self.dtype)(x) for name in ("gate_proj", "up_proj"))
+        return DownProjection(x.shape[-1], self.dtype, name="down_proj")(gate, up)
+
+
+class DownProjection(nn.Module):
+    """The end of a gated MLP.
+
+    Attributes:
+        width: of the result, D.
+        dtype: of activations and products.
+    """
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, gate: jax.Array, up: jax.Array) -> jax.Array:
+        """Maps gate and up, both [B, T, F], to [B, T, D]."""
+        shape = (gate.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.normal(INIT_STD), shape, jnp.float32)
+        return project_gated(gate, up, kernel.astype(self.dtype))
 
 
 class Block(nn.Module):
@@ -114,16 +134,29 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, rotary: Rotary, mask: jax.Array, cache: KVCache | None, layer: jax.Array | int
+        self, x: jax.Array, rotary: Rotary, mix: Mix, cache: KVCache | None, layer: jax.Array | int
     ) -> tuple[jax.Array, KVCache | None]:
         """Runs the layer; arguments and results are those of `Attention`."""
         eps = self.config.rms_eps
         normed = RMSNorm(eps, self.dtype, name="input_layernorm")(x)
-        mixed, cache = Attention(self.config, self.dtype, name="self_attn")(normed, rotary, mask, cache, layer)
+        mixed, cache = Attention(self.config, self.dtype, name="self_attn")(normed, rotary, mix, cache, layer)
         x = x + mixed
         normed = RMSNorm(eps, self.dtype, name="post_attention_layernorm")(x)
         return x + MLP(self.config.intermediate_size, self.dtype, name="mlp")(normed), cache
 
 
 def _dense(width: int, name: str, dtype: Any) -> nn.Dense:
-    return nn.Dense(width, use_bias=False, dtype=dtype, kernel_init=nn.initializers.normal(INIT_STD), name=name)
+    return nn.Dense(
+        width,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.normal(INIT_STD),
+        dot_general=_last_with_first,
+        name=name,
+    )
+
+
+def _last_with_first(x: jax.Array, kernel: jax.Array, axes: Any, precision: Any = None) -> jax.Array:
+    """`project` in the form that Linen calls; a layer's axes are always these, and it asks for no precision."""
+    del axes, precision
+    return project(x, kernel)

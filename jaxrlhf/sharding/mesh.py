@@ -83,6 +83,18 @@ def constrain(x: jax.Array, *spec: Axis) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitted))
 
 
+def target_platform() -> str:
+    """What the program is compiled for: "cpu", "cuda", "rocm" or "tpu".
+
+    That of the mesh's devices if a mesh is set, else that of the default device; so a program that is compiled for
+    devices which are not there is traced under a mesh of them.
+    """
+    device: Any = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    if device.platform in ("gpu", "cuda", "rocm"):
+        return "cuda" if "NVIDIA" in device.device_kind else "rocm"
+    return device.platform
+
+
 def check_batch(mesh: Mesh, name: str, size: int) -> None:
     """Checks that a number of rows divides over the devices.
 

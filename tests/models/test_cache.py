@@ -21,6 +21,21 @@ def test_without_a_cache_tokens_see_earlier_ones_of_their_segment():
     np.testing.assert_array_equal(mask[0, 0], np.asarray(expected, bool))
 
 
+def test_a_segment_that_continues_another_sees_both_and_no_third():
+    segments, prefixes = jnp.asarray([[0, 1, 1, 2, 2, 3, 0]]), jnp.asarray([[0, 0, 0, 1, 1, 1, 0]])
+    mask = attention_mask(segments, None, prefixes)
+    expected = [
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 1, 0, 0],
+        [0, 1, 1, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    np.testing.assert_array_equal(mask[0, 0], np.asarray(expected, bool))
+
+
 def test_with_a_cache_tokens_see_the_slots_before_them():
     cache = dataclasses.replace(
         make_cache(TINY, 1, 5, jnp.float32), segment_ids=jnp.asarray([[0, 1, 0, 0, 0]]), index=jnp.asarray(2)

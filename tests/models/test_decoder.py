@@ -44,6 +44,27 @@ def test_packed_sequences_do_not_see_each_other(params):
     np.testing.assert_allclose(out[:, 5:12], logits(MODEL, params, second), **TIGHT)
 
 
+@pytest.mark.parametrize("length", [7, 130])
+def test_sequences_behind_a_prefix_are_those_that_begin_with_it(params, length):
+    prefix, endings = random_tokens(1, length, seed=1), [random_tokens(1, length - 2, seed=2), random_tokens(1, length)]
+    row = jnp.concatenate([prefix, *endings, jnp.zeros((1, 3), jnp.int32)], axis=1)
+    segments = jnp.asarray([[1] * length + [2] * (length - 2) + [3] * length + [0] * 3])
+    positions = jnp.concatenate([*map(jnp.arange, (length, length - 2, length, 3))])[None] + length * (segments > 1)
+    prefixes = jnp.where(segments > 1, 1, 0)
+
+    @jax.jit
+    def run(params):
+        output = MODEL.apply(params, row, positions=positions, segment_ids=segments, prefix_ids=prefixes)
+        return output.hidden @ MODEL.head(params).weight.T
+
+    out = run(params)
+    assert jnp.isfinite(out).all()
+    for number, ending in enumerate(endings, start=2):
+        expected = logits(MODEL, params, jnp.concatenate([prefix, ending], axis=1))
+        np.testing.assert_allclose(out[:, :length], expected[:, :length], **TIGHT)
+        np.testing.assert_allclose(out[segments == number], expected[0, length:], **TIGHT)
+
+
 def test_later_tokens_do_not_change_earlier_ones(params):
     tokens = random_tokens(1, 8)
     changed = tokens.at[0, 5].set((tokens[0, 5] + 1) % TINY.vocab_size)

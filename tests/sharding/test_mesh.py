@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 
-from jaxrlhf.sharding.mesh import BATCH_AXES, check_batch, constrain, make_mesh
+from jaxrlhf.sharding.mesh import BATCH_AXES, check_batch, constrain, make_mesh, target_platform
 
 
 def test_one_size_may_be_the_rest():
@@ -65,3 +65,14 @@ def test_the_processor_is_divided_once():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "{'data': 3, 'fsdp': 1, 'tensor': 1}" in done.stdout
     assert "mesh.cpu_devices=2, but this process has made 3 of its cores already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "expected"),
+    [("NVIDIA H200", "gpu", "cuda"), ("AMD Instinct MI300X", "gpu", "rocm"), ("TPU v5 lite", "tpu", "tpu")],
+)
+def test_the_mesh_tells_what_a_program_is_for(kind: str, platform: str, expected: str):
+    assert target_platform() == "cpu"
+    device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        assert target_platform() == expected
