@@ -35,9 +35,11 @@ class TokenBatch:
         mask: [B, T] bool, True where a loss reads: at trained targets, or at the one position that carries a score.
         positions: [B, T] int32, position of each token within its segment, from 0.
         segment_ids: [B, T] int32, 0 at padding, else the number of the packed sequence, from 1. Tokens see earlier
-            tokens of their own segment only.
+            tokens of their own segment, and of the one that it continues.
         columns: [B, C] int32 or None. If given, every True of `mask` lies at one of these columns, so the head is
             applied to C columns instead of T. Entries equal to T are padding.
+        prefix_ids: [B, T] int32, the segment that the token's own one continues, 0 if none; None, statically, where no
+            segment continues another.
     """
 
     tokens: jax.Array
@@ -46,6 +48,7 @@ class TokenBatch:
     positions: jax.Array
     segment_ids: jax.Array
     columns: jax.Array | None = None
+    prefix_ids: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +57,9 @@ class PairBatch:
     """Two answers to each prompt. A row whose answers are all padding does not count.
 
     Attributes:
-        answers: `TokenBatch` with leaves [B, 2, T] (`columns`: [B, 2, C]); index 0 is chosen, 1 rejected.
+        answers: `TokenBatch` with leaves [B, 2, T] (`columns`: [B, 2, C]); index 0 is chosen, 1 rejected. Or, with
+            `prefix_ids`, leaves [B, T] and `columns` [B, 2, C]: a row holds once, as segment 1, what both answers begin
+            with, and then each answer as a segment that continues it. `columns` tell the answers apart.
         margin: [B] float32, by how much chosen should win; 0 where the data say nothing.
     """
 
@@ -85,7 +90,8 @@ class RankedBatch:
     """K ranked answers to each prompt. An answer that is all padding is absent.
 
     Attributes:
-        answers: `TokenBatch` with leaves [B, K, T] (`columns`: [B, K, C]).
+        answers: `TokenBatch` with leaves [B, K, T] (`columns`: [B, K, C]); or with leaves [B, T] and `columns`
+            [B, K, C], as in `PairBatch`, where the columns of an absent answer are padding.
         ranks: [B, K] int32, 1 is best; equal ranks are ties.
     """
 
@@ -266,6 +272,7 @@ class ApplyFn(Protocol):
         segment_ids: jax.Array,
         cache: KVCache | None = None,
         key: jax.Array | None = None,
+        prefix_ids: jax.Array | None = None,
     ) -> ModelOutput:
         """Runs the trunk on [B, T] tokens."""
         ...
@@ -292,8 +299,10 @@ class Model:
     """A model is three pure functions. Steps, sampler and evaluation take any; tests hand them a fake one.
 
     Attributes:
-        apply: `apply(params, tokens, *, positions, segment_ids, cache=None, key=None) -> ModelOutput`. With a cache the
-            T tokens are written to slots `cache.index ...` and attend to the slots before them. `key` is for dropout.
+        apply: `apply(params, tokens, *, positions, segment_ids, cache=None, key=None, prefix_ids=None) -> ModelOutput`.
+            With a cache the T tokens are written to slots `cache.index ...` and attend to the slots before them. `key`
+            is for dropout. `prefix_ids` is that of `TokenBatch`, and left out where it is None; a model without it
+            takes every batch but those whose answers share a row.
         head: `head(params) -> Head`, scalar (V = 1) for reward and value models.
         init_cache: `init_cache(batch, length, dtype=None) -> KVCache`, empty.
     """

@@ -19,6 +19,7 @@ from jaxrlhf.data.config import DatasetConfig
 from jaxrlhf.data.index import Index
 from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
+from jaxrlhf.data.sharing import share_prompts
 from jaxrlhf.data.sources import comparison_kind
 from jaxrlhf.evaluation.intervals import Proportion, pair_accuracy, win_rate
 from jaxrlhf.evaluation.metrics import average
@@ -132,6 +133,7 @@ def _loader(config: EvaluateConfig, mesh: Mesh, start: Start, kind: BatchKind) -
     log_report(index)
     check_positions(start, index.report.longest, "lower data.max_length")
     rows = process_rows(mesh, config.batch_size)
+    kind = share_prompts(index, kind, config.data)
     return Loader(index, kind, config.batch_size, 0, rows=rows, buckets=config.data.buckets)
 
 

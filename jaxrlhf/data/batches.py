@@ -13,11 +13,23 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxrlhf.data.index import Index
+from jaxrlhf.data.prefixes import MaskedIds, shared_length, shared_rows
 from jaxrlhf.data.shapes import Kind
 from jaxrlhf.types import PairBatch, PromptBatch, RankedBatch, TokenBatch, UnpairedBatch
 
-BatchKind = Literal["tokens", "pairs", "unpaired", "scored_pairs", "scored_ranked", "prompts"]
-"""SFT and perplexity; DPO; KTO; reward models on pairs; reward models on K answers; methods that sample answers."""
+BatchKind = Literal[
+    "tokens",
+    "pairs",
+    "shared_pairs",
+    "unpaired",
+    "scored_pairs",
+    "shared_scored_pairs",
+    "scored_ranked",
+    "shared_scored_ranked",
+    "prompts",
+]
+"""SFT and perplexity; DPO; KTO; reward models on pairs; reward models on K answers; methods that sample answers. Of the
+shared ones a row holds all answers to a prompt."""
 
 Batch = TokenBatch | PairBatch | UnpairedBatch | RankedBatch | PromptBatch
 
@@ -30,7 +42,7 @@ class Width(NamedTuple):
 
     Attributes:
         tokens: T, columns of a row.
-        columns: C, columns that a loss reads, or None for all.
+        columns: C, columns that a loss reads (of a sequence, where rows are shared), or None for all.
     """
 
     tokens: int
@@ -45,6 +57,7 @@ class Layout(NamedTuple):
         shift: ids that a sequence loses when it is shifted.
         scores: whether one position a sequence counts, rather than all that are imitated.
         build: `build(index, units, width)`; unit -1 is an empty row.
+        shared: whether a row holds all answers to a prompt, and the prompt once.
         arrange: from the units [B] of a whole global batch to what `build` takes, of which each process hands on its
             rows: the units themselves, unless a row also holds something of another.
     """
@@ -53,6 +66,7 @@ class Layout(NamedTuple):
     shift: int
     scores: bool
     build: Callable[[Index, np.ndarray, Width], Any]
+    shared: bool = False
     arrange: Callable[[np.ndarray], np.ndarray] = lambda units: units
 
 
@@ -73,13 +87,23 @@ def plan_widths(index: Index, kind: BatchKind, buckets: int = 1) -> tuple[Width,
     layout = LAYOUTS[kind]
     if index.kind not in layout.index_kinds:
         raise ValueError(f"{kind!r} batches need an index of {' or '.join(layout.index_kinds)}, not of {index.kind!r}")
-    lengths, columns = _needs(index, layout)
+    lengths, columns = row_lengths(index, kind), _most_read(index, layout)
     quantiles = np.quantile(lengths, np.arange(1, buckets + 1) / buckets, method="inverted_cdf")
     widths = []
     for tokens in sorted({_round_up(int(length)) for length in quantiles}):
         most = _round_up(int(columns[lengths <= tokens].max()))
-        widths.append(Width(tokens, most if 0 < most < _MAX_COLUMN_SHARE * tokens else None))
+        picked = layout.shared or 0 < most < _MAX_COLUMN_SHARE * tokens
+        widths.append(Width(tokens, most if picked else None))
     return tuple(widths)
+
+
+def row_lengths(index: Index, kind: BatchKind) -> np.ndarray:
+    """For each unit the columns of its longest row, without padding, [n_units] int64."""
+    layout = LAYOUTS[kind]
+    if layout.shared:
+        return np.array([_unit_length(index, layout, unit) for unit in range(index.units)], np.int64)
+    lengths = np.diff(index.offsets) - layout.shift
+    return _of_units(index, lengths)
 
 
 def choose_width(index: Index, kind: BatchKind, widths: Sequence[Width], units: np.ndarray) -> Width:
@@ -94,7 +118,7 @@ def choose_width(index: Index, kind: BatchKind, widths: Sequence[Width], units: 
     Returns:
         The shape.
     """
-    longest = max((_unit_length(index, LAYOUTS[kind].shift, int(unit)) for unit in units if unit >= 0), default=0)
+    longest = max((_unit_length(index, LAYOUTS[kind], int(unit)) for unit in units if unit >= 0), default=0)
     return next(width for width in widths if width.tokens >= longest)
 
 
@@ -116,6 +140,11 @@ def pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
     """Returns pairs for a model that predicts, such as DPO's; arguments as for `token_batch`, index "preference"."""
     answers = _predict([_read(index, owned) for owned in _one_a_row(index, units, 2)], width)
     return PairBatch(answers=_group(answers, 2), margin=_margins(index, units))
+
+
+def shared_pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
+    """Returns pairs as `pair_batch` does, both answers in one row behind what they have in common."""
+    return PairBatch(answers=_shared(index, units, width, "shared_pairs", 2), margin=_margins(index, units))
 
 
 def with_neighbours(units: np.ndarray) -> np.ndarray:
@@ -168,18 +197,31 @@ def scored_pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatc
     return PairBatch(answers=_group(answers, 2), margin=_margins(index, units))
 
 
+def shared_scored_pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
+    """Returns pairs as `scored_pair_batch` does, both answers in one row behind what they have in common."""
+    return PairBatch(answers=_shared(index, units, width, "shared_scored_pairs", 2), margin=_margins(index, units))
+
+
 def scored_ranked_batch(index: Index, units: np.ndarray, width: Width) -> RankedBatch:
     """Returns K answers a prompt for a model that scores, K being the most in the index; absent answers have rank 0.
 
     Arguments as for `token_batch`, index "ranked" or "preference".
     """
-    most = int(np.diff(index.groups).max())
-    ranks = np.zeros((len(units), most), np.int32)
-    for row, unit in enumerate(units):
-        owned = index.sequences_of(int(unit))
-        ranks[row, : len(owned)] = index.ranks[owned]
+    most = most_answers(index)
     answers = _score(index, _one_a_row(index, units, most), width)
-    return RankedBatch(answers=_group(answers, most), ranks=_array(ranks))
+    return RankedBatch(answers=_group(answers, most), ranks=_ranks(index, units, most))
+
+
+def shared_scored_ranked_batch(index: Index, units: np.ndarray, width: Width) -> RankedBatch:
+    """Returns K answers as `scored_ranked_batch` does, all in one row behind what they have in common."""
+    most = most_answers(index)
+    answers = _shared(index, units, width, "shared_scored_ranked", most)
+    return RankedBatch(answers=answers, ranks=_ranks(index, units, most))
+
+
+def most_answers(index: Index) -> int:
+    """The most answers that an example of the index has, K."""
+    return int(np.diff(index.groups).max())
 
 
 def prompt_batch(index: Index, units: np.ndarray, width: Width) -> PromptBatch:
@@ -201,22 +243,35 @@ def prompt_batch(index: Index, units: np.ndarray, width: Width) -> PromptBatch:
 LAYOUTS: dict[BatchKind, Layout] = {
     "tokens": Layout(("sft",), 1, False, token_batch),
     "pairs": Layout(("preference",), 1, False, pair_batch),
-    "unpaired": Layout(("unpaired",), 1, False, unpaired_batch, with_neighbours),
+    "shared_pairs": Layout(("preference",), 1, False, shared_pair_batch, shared=True),
+    "unpaired": Layout(("unpaired",), 1, False, unpaired_batch, arrange=with_neighbours),
     "scored_pairs": Layout(("preference",), 0, True, scored_pair_batch),
+    "shared_scored_pairs": Layout(("preference",), 0, True, shared_scored_pair_batch, shared=True),
     "scored_ranked": Layout(("ranked", "preference"), 0, True, scored_ranked_batch),
+    "shared_scored_ranked": Layout(("ranked", "preference"), 0, True, shared_scored_ranked_batch, shared=True),
     "prompts": Layout(("prompt",), 0, False, prompt_batch),
 }
 """Every kind of batch."""
 
 
-_Sequence = tuple[np.ndarray, np.ndarray]  # ids [n] and mask [n]
-
-
-def _read(index: Index, numbers: np.ndarray) -> list[_Sequence]:
+def _read(index: Index, numbers: np.ndarray) -> list[MaskedIds]:
     return [index.sequence(int(number)) for number in numbers]
 
 
-def _mismatch(mine: list[_Sequence], other: list[_Sequence], most: int) -> list[_Sequence]:
+def _answers(index: Index, unit: int, layout: Layout) -> list[MaskedIds]:
+    """The answers of a unit, with the mask at the last token alone for a model that scores."""
+    answers = _read(index, index.sequences_of(unit))
+    return [(ids, np.arange(1, len(ids) + 1) == len(ids)) for ids, _ in answers] if layout.scores else answers
+
+
+def _shared(index: Index, units: np.ndarray, width: Width, kind: BatchKind, answers: int) -> TokenBatch:
+    layout = LAYOUTS[kind]
+    assert width.columns is not None
+    rows = [_answers(index, int(unit), layout) for unit in units]
+    return shared_rows(rows, layout.shift, answers=answers, tokens=width.tokens, columns=width.columns)
+
+
+def _mismatch(mine: list[MaskedIds], other: list[MaskedIds], most: int) -> list[MaskedIds]:
     """The prompt of one row and the answer of another, cut to `most` ids; a prompt and a token of an answer do fit."""
     if not mine or not other:
         return []
@@ -226,7 +281,7 @@ def _mismatch(mine: list[_Sequence], other: list[_Sequence], most: int) -> list[
     return [(joined[0][:most], joined[1][:most])]
 
 
-def _predict(rows: Sequence[list[_Sequence]], width: Width) -> TokenBatch:
+def _predict(rows: Sequence[list[MaskedIds]], width: Width) -> TokenBatch:
     """Rows of sequences, each shifted by itself, so that the first token of a segment is nobody's target."""
     arrays = _blank(len(rows), width)
     for row, sequences in enumerate(rows):
@@ -293,26 +348,36 @@ def _group(batch: TokenBatch, size: int) -> TokenBatch:
     return TokenBatch(**grouped)
 
 
+def _ranks(index: Index, units: np.ndarray, most: int) -> Any:
+    ranks = np.zeros((len(units), most), np.int32)
+    for row, unit in enumerate(units):
+        owned = index.sequences_of(int(unit))
+        ranks[row, : len(owned)] = index.ranks[owned]
+    return ranks
+
+
 def _margins(index: Index, units: np.ndarray) -> Any:
     return np.where(units >= 0, index.margins[units], 0).astype(np.float32)
 
 
-def _needs(index: Index, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """For each unit the columns of its longest row, and the most columns that count in one, [n_units] int64 both."""
-    lengths = np.diff(index.offsets) - layout.shift
+def _most_read(index: Index, layout: Layout) -> np.ndarray:
+    """For each unit the most columns that count in a row, or of an answer where they share one, [n_units] int64."""
     trained = np.add.reduceat(index.mask, index.offsets[:-1], dtype=np.int64)
-    read = np.ones_like(lengths) if layout.scores else trained
+    return _of_units(index, np.ones_like(trained) if layout.scores else trained)
+
+
+def _of_units(index: Index, numbers: np.ndarray) -> np.ndarray:
+    """From numbers of sequences to those of units: the sum of what is packed in one row, the most of several rows."""
     if index.bins is not None:
-        return (
-            np.array([lengths[packed].sum() for packed in index.bins]),
-            np.array([read[packed].sum() for packed in index.bins]),
-        )
-    return np.maximum.reduceat(lengths, index.groups[:-1]), np.maximum.reduceat(read, index.groups[:-1])
+        return np.array([numbers[packed].sum() for packed in index.bins])
+    return np.maximum.reduceat(numbers, index.groups[:-1])
 
 
-def _unit_length(index: Index, shift: int, unit: int) -> int:
+def _unit_length(index: Index, layout: Layout, unit: int) -> int:
+    if layout.shared:
+        return shared_length(_answers(index, unit, layout), layout.shift)
     sequences = index.sequences_of(unit)
-    lengths = index.offsets[sequences + 1] - index.offsets[sequences] - shift
+    lengths = index.offsets[sequences + 1] - index.offsets[sequences] - layout.shift
     return int(lengths.sum() if index.bins is not None else lengths.max())
 
 

@@ -93,6 +93,9 @@ def _check_options(kind: Kind, config: DataConfig) -> None:
         raise ValueError(f"data.packing=true works for SFT only, not for {kind!r}; remove it")
     if kind != "sft" and not config.completion_only:
         raise ValueError(f"data.completion_only=false works for SFT only, not for {kind!r}; remove it")
+    if kind not in ("preference", "ranked") and config.share_prompts is not None:
+        shared = str(config.share_prompts).lower()
+        raise ValueError(f"data.share_prompts={shared} works for pairs and rankings only, not for {kind!r}; remove it")
     if kind != "prompt" and config.max_prompt_length is not None:
         raise ValueError(f"data.max_prompt_length works for prompts only, not for {kind!r}; use data.max_length")
     if kind == "prompt" and config.truncation != DataConfig().truncation:

@@ -35,13 +35,15 @@ def make_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> KVCa
     )
 
 
-def attention_mask(segment_ids: jax.Array, cache: KVCache | None) -> jax.Array:
+def attention_mask(segment_ids: jax.Array, cache: KVCache | None, prefix_ids: jax.Array | None = None) -> jax.Array:
     """Which slot each token sees: its own and earlier ones of its own segment; padding sees nothing.
 
     Args:
         segment_ids: [B, T] int array of the tokens, 0 at padding.
         cache: None if the tokens are all there is (then S = T), else a cache whose slots already carry `segment_ids`
             (see `open_slots`).
+        prefix_ids: [B, T] int array, a second segment whose earlier tokens each token sees, 0 if none; None means 0
+            everywhere.
 
     Returns:
         [B, 1, T, S] bool array.
@@ -51,8 +53,15 @@ def attention_mask(segment_ids: jax.Array, cache: KVCache | None) -> jax.Array:
     queries = first + jnp.arange(segment_ids.shape[1])
     keys = jnp.arange(slot_segments.shape[1])
     causal = keys[None, :] <= queries[:, None]  # [T, S]
-    same = segment_ids[:, :, None] == slot_segments[:, None, :]  # [B, T, S]
-    return (causal[None] & same & (segment_ids != 0)[:, :, None])[:, None]
+    seen = _holds(slot_segments, segment_ids)
+    if prefix_ids is not None:
+        seen |= _holds(slot_segments, prefix_ids)
+    return (causal[None] & seen)[:, None]
+
+
+def _holds(slot_segments: jax.Array, wanted: jax.Array) -> jax.Array:
+    """[B, T, S] bool: whether a slot (of [B, S]) is of the wanted segment (of [B, T]); nothing is of segment 0."""
+    return (wanted[:, :, None] == slot_segments[:, None, :]) & (wanted != 0)[:, :, None]
 
 
 def open_slots(cache: KVCache, segment_ids: jax.Array) -> KVCache:

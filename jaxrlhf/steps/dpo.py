@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxrlhf.losses import dpo_loss
 from jaxrlhf.ops.stats import mean_of
 from jaxrlhf.steps.reward import pairwise_totals
-from jaxrlhf.steps.scoring import flat_answers, num_tokens, present, sequence_logprobs, token_logprobs
+from jaxrlhf.steps.scoring import answer_sums, flat_answers, num_tokens, present, token_logprobs
 from jaxrlhf.steps.update import LossFn
 from jaxrlhf.types import Hyper, Metrics, Model, PairBatch, Params
 
@@ -26,8 +26,8 @@ def preference_loss(model: Model) -> LossFn:
         ref, _ = token_logprobs(model, frozen, rows)
         assert out.logp is not None and out.lse is not None and ref.logp is not None
         assert out.entropy is not None and out.max_logit is not None
-        sums = sequence_logprobs(out.logp, mask).reshape(-1, 2)
-        ref_sums = sequence_logprobs(ref.logp, mask).reshape(-1, 2)
+        sums = answer_sums(batch.answers, out.logp)
+        ref_sums = answer_sums(batch.answers, ref.logp)
         loss, metrics = dpo_loss(
             sums[:, 0],
             sums[:, 1],
@@ -41,7 +41,7 @@ def preference_loss(model: Model) -> LossFn:
             **metrics,
             "entropy": mean_of(out.entropy, mask),
             "mean_token_accuracy": mean_of(out.logp >= out.max_logit - out.lse, mask),
-            "num_tokens": num_tokens(rows),
+            "num_tokens": num_tokens(batch.answers),
         }
 
     return loss_fn

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.losses import kwise_reward_loss, pairwise_reward_loss
 from jaxrlhf.losses.reward import comparable_pairs
-from jaxrlhf.steps.scoring import flat_answers, num_tokens, present, sequence_scores
+from jaxrlhf.steps.scoring import answer_sums, flat_answers, num_tokens, present, token_values
 from jaxrlhf.steps.update import LossFn
 from jaxrlhf.types import Hyper, Metrics, Model, PairBatch, Params, RankedBatch, TokenBatch
 
@@ -61,9 +61,8 @@ def kwise_totals(batch: RankedBatch) -> jax.Array:
 
 
 def answer_scores(model: Model, params: Params, answers: TokenBatch, key: jax.Array | None = None) -> jax.Array:
-    """Scores [B, K] of answers [B, K, T]; all K go through the model in one batch."""
-    scores = sequence_scores(model, params, flat_answers(answers), key=key)
-    return scores.reshape(answers.tokens.shape[:2])
+    """Scores [B, K] of the answers of a `PairBatch` or `RankedBatch`; all go through the model in one batch."""
+    return answer_sums(answers, token_values(model, params, flat_answers(answers), key=key))
 
 
 def _pair_there(batch: PairBatch) -> jax.Array:

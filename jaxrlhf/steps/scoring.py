@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,18 +115,53 @@ def at_columns(batch: TokenBatch, values: jax.Array) -> jax.Array:
 
 
 def flat_answers(answers: TokenBatch) -> TokenBatch:
-    """Rows of answers: leaves [B, K, ...] become [B * K, ...], answers to a prompt next to each other."""
+    """Rows for a model, answers to a prompt next to each other: leaves [B, K, ...] become [B * K, ...].
+
+    Where answers share rows, those are rows already, and `columns` [B, K, C] become [B, K * C].
+    """
+    columns = _shared_columns(answers)
+    if columns is not None:
+        return dataclasses.replace(answers, columns=columns.reshape(columns.shape[0], -1))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), answers)
 
 
+def answer_sums(answers: TokenBatch, values: jax.Array) -> jax.Array:
+    """Sums over the tokens of each answer of a `PairBatch` or `RankedBatch`.
+
+    Args:
+        answers: the answers.
+        values: of the columns that are read of `flat_answers(answers)`, 0 outside the mask.
+
+    Returns:
+        [B, K].
+    """
+    rows, count = present(answers).shape
+    return jnp.sum(values.reshape(rows, count, -1), axis=2)
+
+
 def num_tokens(batch: TokenBatch) -> Sum:
-    """The number of tokens that are not padding."""
-    return Sum(jnp.sum(batch.segment_ids != 0, dtype=jnp.float32))
+    """The number of tokens that are not padding; a prompt that answers share counts once for each of them."""
+    real = batch.segment_ids != 0
+    if batch.prefix_ids is None:
+        return Sum(jnp.sum(real, dtype=jnp.float32))
+    times = jnp.sum(present(batch), axis=1, dtype=jnp.float32)[:, None]
+    return Sum(jnp.sum(jnp.where(real, jnp.where(batch.prefix_ids == 0, times, 1.0), 0.0)))
 
 
 def present(answers: TokenBatch) -> jax.Array:
-    """[B, K] bool: which of the answers [B, K, T] are there; one that is all padding is not."""
+    """[B, K] bool: which answers of a `PairBatch` or `RankedBatch` are there; one that is all padding is not.
+
+    Of single answers, [B, T], it gives [B].
+    """
+    columns = _shared_columns(answers)
+    if columns is not None:
+        return jnp.any(columns < answers.tokens.shape[1], axis=2)
     return jnp.any(answers.segment_ids != 0, axis=-1)
+
+
+def _shared_columns(answers: TokenBatch) -> jax.Array | None:
+    """The columns [B, K, C] of answers that share rows, None of others."""
+    return None if answers.prefix_ids is None else answers.columns
 
 
 def _reference(model: Model, params: Params | None, batch: TokenBatch) -> tuple[jax.Array, Head] | None:
@@ -133,5 +169,8 @@ def _reference(model: Model, params: Params | None, batch: TokenBatch) -> tuple[
 
 
 def _hidden(model: Model, params: Params, batch: TokenBatch, key: jax.Array | None) -> jax.Array:
-    output = model.apply(params, batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids, key=key)
+    prefixes: dict[str, Any] = {} if batch.prefix_ids is None else {"prefix_ids": batch.prefix_ids}
+    output = model.apply(
+        params, batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids, key=key, **prefixes
+    )
     return at_columns(batch, output.hidden)

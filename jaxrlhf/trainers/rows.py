@@ -10,6 +10,7 @@ from jaxrlhf.data.batches import LAYOUTS, BatchKind
 from jaxrlhf.data.config import DataConfig, DatasetConfig
 from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
+from jaxrlhf.data.sharing import share_prompts
 from jaxrlhf.data.sources import Source, comparison_kind
 from jaxrlhf.sharding.distributed import is_main
 from jaxrlhf.sharding.place import process_rows
@@ -131,4 +132,5 @@ def _loader(
         log.warning("%s data: the column 'margin' has no effect on DPO", what)
     shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else "lower data.max_length"
     check_positions(start, index.report.longest + answer, shorter)
+    kind = share_prompts(index, kind, data, what)
     return Loader(index, kind, size, run.config.seed, rows=process_rows(run.mesh, size), buckets=data.buckets)

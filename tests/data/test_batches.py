@@ -16,39 +16,16 @@ from jaxrlhf.data.batches import (
     with_neighbours,
 )
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.data.index import Index
 from jaxrlhf.data.indexing import build_index
-from jaxrlhf.data.report import Report
+from tests.data.indices import make_index
 from tests.data.tokenizers import byte_level
 
+THREE = make_index("sft", [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13], 1)])
+PAIR = make_index("preference", [([5, 6, 7], 1), ([5, 8], 1)], groups=[0, 2], ranks=[1, 2], margins=[1.5])
 
-def _index(kind, sequences, groups=None, ranks=None, bins=None, margins=None, desirable=None) -> Index:
-    """An index of (ids, number of prompt ids), one example a sequence unless `groups` says otherwise."""
-    starts = np.cumsum([0, *(len(ids) for ids, _ in sequences)]).astype(np.int64)
-    groups = np.arange(len(sequences) + 1) if groups is None else np.array(groups)
-    examples = len(groups) - 1
-    return Index(
-        kind=kind,
-        ids=np.concatenate([ids for ids, _ in sequences]).astype(np.int32),
-        mask=np.concatenate([np.arange(len(ids)) >= prompt for ids, prompt in sequences]),
-        offsets=starts,
-        groups=groups,
-        ranks=np.array(ranks or [1] * len(sequences), np.int32),
-        margins=np.array(margins or [0.0] * examples, np.float32),
-        desirable=np.array(desirable or [True] * examples),
-        extras=(),
-        bins=None if bins is None else tuple(np.array(items) for items in bins),
-        weights=np.ones(1, np.float32),
-        source=np.zeros(examples if bins is None else len(bins), np.int32),
-        report=Report(),
-        digest="",
-    )
-
-
-THREE = _index("sft", [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13], 1)])
-PAIR = _index("preference", [([5, 6, 7], 1), ([5, 8], 1)], groups=[0, 2], ranks=[1, 2], margins=[1.5])
-
-UNPAIRED = _index("unpaired", [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13, 14], 3)], desirable=[True, False, True])
+UNPAIRED = make_index(
+    "unpaired", [([5, 6, 7, 8], 2), ([9, 10], 1), ([11, 12, 13, 14], 3)], desirable=[True, False, True]
+)
 
 
 def test_inputs_and_targets_are_shifted_by_one():
@@ -134,7 +111,7 @@ def test_mismatched_rows_have_their_own_prompt_and_the_neighbours_answer():
 
 
 def test_a_mismatched_answer_that_does_not_fit_loses_its_end():
-    index = _index("unpaired", [([5, 6, 7, 8], 3), ([9, 10, 11, 12], 1)], desirable=[True, False])
+    index = make_index("unpaired", [([5, 6, 7, 8], 3), ([9, 10, 11, 12], 1)], desirable=[True, False])
     rows = unpaired_batch(index, with_neighbours(np.arange(2)), Width(3, None)).mismatched
     assert rows.tokens.tolist() == [[5, 6, 7], [9, 0, 0]]
     assert rows.targets.tolist() == [[6, 7, 10], [8, 0, 0]]  # of three tokens of the answer one is left
@@ -165,7 +142,7 @@ def test_scorers_read_every_token_and_count_at_the_last():
 
 def test_rankings_are_filled_up_with_absent_answers():
     sequences = [([5, 6], 1), ([5, 7], 1), ([5, 8], 1), ([9, 6], 1), ([9, 7], 1)]
-    index = _index("ranked", sequences, groups=[0, 3, 5], ranks=[2, 1, 2, 1, 2])
+    index = make_index("ranked", sequences, groups=[0, 3, 5], ranks=[2, 1, 2, 1, 2])
     batch = scored_ranked_batch(index, np.array([1, 0]), Width(2, None))
     assert batch.ranks.tolist() == [[1, 2, 0], [2, 1, 2]]
     assert batch.answers.tokens.shape == (2, 3, 2)
@@ -174,14 +151,14 @@ def test_rankings_are_filled_up_with_absent_answers():
 
 
 def test_prompts_end_at_the_same_column():
-    index = _index("prompt", [([5, 6, 7], 3), ([9], 1)])
+    index = make_index("prompt", [([5, 6, 7], 3), ([9], 1)])
     batch = prompt_batch(index, np.array([0, 1]), Width(4, None))
     assert batch.tokens.tolist() == [[0, 5, 6, 7], [0, 0, 0, 9]]
     assert batch.segment_ids.tolist() == [[0, 1, 1, 1], [0, 0, 0, 1]]
 
 
 def _lengths_index(lengths, trained=1):
-    return _index("sft", [(np.arange(1, n + 2), n + 1 - trained) for n in lengths])
+    return make_index("sft", [(np.arange(1, n + 2), n + 1 - trained) for n in lengths])
 
 
 def test_one_width_holds_the_longest_row():
@@ -189,9 +166,9 @@ def test_one_width_holds_the_longest_row():
 
 
 def test_columns_are_given_up_when_most_would_be_read():
-    index = _index("sft", [(np.arange(1, 34), 9)])  # 32 columns, 24 of them read: not below three quarters
+    index = make_index("sft", [(np.arange(1, 34), 9)])  # 32 columns, 24 of them read: not below three quarters
     assert plan_widths(index, "tokens") == (Width(32, None),)
-    index = _index("sft", [(np.arange(1, 42), 17)])  # 40 columns, 24 of them read
+    index = make_index("sft", [(np.arange(1, 42), 17)])  # 40 columns, 24 of them read
     assert plan_widths(index, "tokens") == (Width(40, 24),)
 
 
@@ -208,7 +185,7 @@ def test_widths_are_quantiles_and_a_batch_takes_the_smallest_that_holds_it():
 
 
 def test_a_narrow_width_has_columns_for_its_own_rows():
-    index = _index("sft", [(np.arange(1, 50), 47), (np.arange(1, 202), 101)])
+    index = make_index("sft", [(np.arange(1, 50), 47), (np.arange(1, 202), 101)])
     assert plan_widths(index, "tokens", 2) == (Width(48, 8), Width(200, 104))
 
 
@@ -219,7 +196,7 @@ def test_packed_rows_are_measured_whole():
 
 
 def test_a_scorer_needs_one_more_column_than_a_predictor():
-    index = _index("preference", [(np.arange(9), 1), (np.arange(9), 1)], groups=[0, 2], ranks=[1, 2])
+    index = make_index("preference", [(np.arange(9), 1), (np.arange(9), 1)], groups=[0, 2], ranks=[1, 2])
     assert plan_widths(index, "pairs")[0].tokens == 8
     assert plan_widths(index, "scored_pairs")[0].tokens == 16
 

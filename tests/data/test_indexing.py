@@ -157,6 +157,9 @@ def test_a_conversation_without_template_stops_at_the_first_row(tmp_path):
     [
         ("preference", {"packing": True}, "packing=true works for SFT only"),
         ("ranked", {"completion_only": False}, "completion_only=false works for SFT only"),
+        ("sft", {"share_prompts": True}, "share_prompts=true works for pairs and rankings only, not for 'sft'"),
+        ("unpaired", {"share_prompts": False}, "share_prompts=false works for pairs and rankings only"),
+        ("prompt", {"share_prompts": False}, "share_prompts=false works for pairs and rankings only"),
         ("sft", {"max_prompt_length": 5}, "max_prompt_length works for prompts only"),
         ("prompt", {"truncation": "drop"}, "truncation=drop has no effect on prompts"),
         ("prompt", {"add_eos": False}, "add_eos=false has no effect on prompts"),

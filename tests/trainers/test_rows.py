@@ -6,11 +6,13 @@ import pytest
 
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.trainers import ppo, sft
+from jaxrlhf.trainers.config import OptimConfig
 from jaxrlhf.trainers.rollout_config import RolloutConfig
 from tests.trainers.small import (
     config,
     demonstrations,
     mentions,
+    metrics,
     prompts,
     start,
     train,
@@ -41,6 +43,18 @@ def test_rows_longer_than_the_model_has_positions_are_refused(tmp_path):
     rollout = RolloutConfig(max_new_tokens=60, answers=2)
     with pytest.raises(ValueError, match="the model 64 positions; lower rollout.max_new_tokens or data.max_prompt"):
         train("ppo", tmp_path / "ppo", rollout=rollout)
+
+
+@pytest.mark.parametrize("method", ["dpo", "reward", "kwise"])
+def test_answers_that_share_the_row_of_their_prompt_teach_the_same(method, tmp_path):
+    def run(shared):
+        data = DataConfig(max_length=48, share_prompts=shared)
+        optim = OptimConfig(learning_rate=1e-2, schedule="constant", eps=1e-4)
+        train(method, tmp_path / str(shared), data=data, optim=optim)
+        return metrics(tmp_path / str(shared))
+
+    for together, apart in zip(run(True), run(False), strict=True):
+        assert together == pytest.approx(apart, rel=2e-3, abs=1e-4)
 
 
 def test_bad_rows_that_are_skipped_are_kept_in_the_folder(tmp_path):
