@@ -8,6 +8,7 @@ step builds a fresh batch, runs the program that the trainer of its method runs,
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
@@ -26,7 +27,7 @@ import numpy as np  # noqa: E402
 
 import jaxrlhf  # noqa: E402
 from jaxrlhf.generation.sampler import make_sampler  # noqa: E402
-from jaxrlhf.kernels import linear_logprobs  # noqa: E402
+from jaxrlhf.kernels import fused_token_loss  # noqa: E402
 from jaxrlhf.models.config import ComputeConfig  # noqa: E402
 from jaxrlhf.models.decoder import make_model, unstack_layers  # noqa: E402
 from jaxrlhf.models.load import load_policy, load_scalar  # noqa: E402
@@ -34,6 +35,7 @@ from jaxrlhf.ops.stats import values_of  # noqa: E402
 from jaxrlhf.optim import adamw_direction  # noqa: E402
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss  # noqa: E402
 from jaxrlhf.steps.experience import States, make_judge  # noqa: E402
+from jaxrlhf.steps.grpo import make_learn as make_grpo_learn  # noqa: E402
 from jaxrlhf.steps.ppo import make_learn  # noqa: E402
 from jaxrlhf.steps.reward import pairwise_loss, pairwise_totals  # noqa: E402
 from jaxrlhf.steps.sft import sft_loss, sft_totals  # noqa: E402
@@ -47,7 +49,7 @@ Workload = dict[str, Any]
 OPTIMIZER = adamw_direction(b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0)
 HYPER = {"learning_rate": jnp.float32(1e-5), "max_grad_norm": jnp.float32(1.0)}
 VOCAB = common.SPEC["models"]["small"]["vocab"]
-COMPUTE = ComputeConfig(scan_unroll=common.SPEC["models"]["small"]["layers"])
+COMPUTE = ComputeConfig()
 
 
 def sft(work: Workload) -> Step:
@@ -142,6 +144,50 @@ def ppo(work: Workload) -> Step:
     return step
 
 
+def grpo(work: Workload) -> Step:
+    """Sample G answers to each prompt, score them on the host, one update without a KL."""
+    policy = load_policy(common.model_dir("small"), compute=COMPUTE)
+    rows = work["prompts"] * work["G"]
+    sample = make_sampler(
+        policy.model, eos_ids=(2,), max_new_tokens=work["N"], answers=work["G"], prepare=unstack_layers
+    )
+    judge = jax.jit(make_judge(policy.model, None, None, rows_at_once=rows, answers=work["G"]))
+    learn = jax.jit(
+        make_grpo_learn(
+            policy.model,
+            OPTIMIZER,
+            answers=work["G"],
+            baseline="mean",
+            scale="group",
+            reduction="dapo",
+            kl=None,
+            epochs=1,
+            mini_batches=1,
+            micro_batches=1,
+            seed=0,
+        ),
+        donate_argnums=0,
+    )
+    states = States({"policy": init_state(policy.params, OPTIMIZER)})
+    numbers = {"temperature": 1.0, "clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}
+    hyper = HYPER | {name: jnp.float32(value) for name, value in numbers.items()}
+    prompts = _prompts(work["prompts"], work["P"])
+    count = iter(range(10**9))
+
+    def step() -> None:
+        nonlocal states
+        trained = {name: state.params for name, state in states.models.items()}
+        samples = sample(trained["policy"], prompts, jax.random.key(next(count)))
+        tokens = np.asarray(samples.tokens)
+        scores = np.mean(tokens % 7 == 0, axis=1, dtype=np.float32)
+        experience = judge(trained, {}, prompts, samples, hyper)
+        experience = dataclasses.replace(experience, scores={"sevens": jnp.asarray(scores)})
+        states, metrics = learn(states, {}, experience, hyper)
+        jax.device_get(values_of(metrics))
+
+    return step
+
+
 def logprob(work: Workload) -> Step:
     """The mean negative log-likelihood of X @ W with gradients to both."""
     keys = jax.random.split(jax.random.key(0), 3)
@@ -149,10 +195,12 @@ def logprob(work: Workload) -> Step:
     weight = jax.random.normal(keys[1], (work["V"], work["D"])) / work["D"] ** 0.5
     targets = jax.random.randint(keys[2], (work["N"],), 0, work["V"])
 
+    def of_tokens(out: Any, mask: jax.Array, aux: None, count: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        del mask, aux
+        return -jnp.sum(out.logp) / count, {}
+
     def loss(hidden: jax.Array, weight: jax.Array) -> jax.Array:
-        out = linear_logprobs(hidden, weight, targets)
-        assert out.logp is not None
-        return -jnp.mean(out.logp)
+        return fused_token_loss(of_tokens, hidden, weight, targets, given=jnp.float32(work["N"]))[0]
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
     return lambda: jax.block_until_ready(run(hidden, weight)) and None
@@ -202,13 +250,11 @@ def _prompts(rows: int, length: int) -> PromptBatch:
 
 
 def _one_layer(config: Any, params: Any) -> tuple[Any, Any]:
-    import dataclasses
-
     layers = jax.tree.map(lambda leaf: leaf[:1], params["layers"])
     return dataclasses.replace(config, num_layers=1), {**jax.tree.map(jnp.copy, params), "layers": layers}
 
 
-KINDS = {"sft": sft, "reward": reward, "dpo": dpo, "gen": gen, "ppo": ppo, "logprob": logprob}
+KINDS = {"sft": sft, "reward": reward, "dpo": dpo, "gen": gen, "grpo": grpo, "ppo": ppo, "logprob": logprob}
 
 
 def main(name: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from benchmarks.device_check.shapes import HeadShape, Shapes
 from benchmarks.device_check.sheet import Row, Sheet
 from benchmarks.device_check.units import Mode, gemm_unit, head_units
 from jaxrlhf.kernels import fused_token_loss, linear_logprobs
+from jaxrlhf.kernels.tiles import TILES, TileSize
 from jaxrlhf.types import LogprobOut
 
 WANTED = {
@@ -65,17 +67,19 @@ def measure(sheet: Sheet, shapes: Shapes, ceilings: Ceilings | None, *, peers: b
         for wanted in list(WANTED)[: (3, 2)[place] if place < 2 else 1]:
             for mode in MODES:
                 task = Task(shape, wanted, mode)
-                contestants = _ours(task, ceilings, whole=place == 0)
+                contestants = _ours(task, ceilings, shapes, whole=place == 0)
                 if peers and WANTED[wanted] == ("logp",):
                     contestants += _peers(task, ceilings, compile_torch=compile_torch and place < 2)
                 hold(sheet, contestants, rounds=5)
 
 
-def _ours(task: Task, ceilings: Ceilings | None, *, whole: bool) -> list[Contestant]:
-    """The library's, and beside them logits in memory; `whole` adds float32 weights and the bare products."""
+def _ours(task: Task, ceilings: Ceilings | None, shapes: Shapes, *, whole: bool) -> list[Contestant]:
+    """The library's, and beside them logits in memory; `whole` adds other tiles, float32 weights and bare products."""
     names = ["chunked", "fused"] if task.mode == "fwd+bwd" else ["chunked"]
     inputs = functools.cache(functools.partial(make_inputs, task))
     found = [_contestant(task, name, ceilings, jnp.bfloat16, inputs) for name in [*names, "reference"]]
+    if whole and WANTED[task.wanted] == ("logp",):
+        found += [_contestant(task, "chunked", ceilings, jnp.bfloat16, inputs, tile) for tile in shapes.tiles]
     if whole and not task.kl:
         found += [_contestant(task, name, ceilings, jnp.float32, inputs) for name in names]
         found.append(_products(task, ceilings, inputs))
@@ -83,18 +87,37 @@ def _ours(task: Task, ceilings: Ceilings | None, *, whole: bool) -> list[Contest
 
 
 def _contestant(
-    task: Task, implementation: str, ceilings: Ceilings | None, weights: Any, inputs: Callable[..., Any]
+    task: Task,
+    implementation: str,
+    ceilings: Ceilings | None,
+    weights: Any,
+    inputs: Callable[..., Any],
+    tile: TileSize | None = None,
 ) -> Contestant:
     def prepare() -> Runner:
         arguments = inputs(weights)
-        if task.mode == "fwd":
-            return ready(_values(task, implementation), *arguments)
-        return ready(jax.value_and_grad(_loss(task, implementation), argnums=(0, 1)), *arguments)
+        with tiled(tile):
+            if task.mode == "fwd":
+                return ready(_values(task, implementation), *arguments)
+            return ready(jax.value_and_grad(_loss(task, implementation), argnums=(0, 1)), *arguments)
 
-    row = task.row | {"implementation": implementation}
+    row = task.row | {
+        "implementation": implementation if tile is None else f"{implementation} {tile.rows}x{tile.columns}"
+    }
     if weights == jnp.float32:  # as a trainer holds it
         row["dtype"] = "bfloat16, weights float32"
     return Contestant(row=row, prepare=prepare, worth=worth_of(task, implementation, ceilings))
+
+
+@contextlib.contextmanager
+def tiled(tile: TileSize | None) -> Iterator[None]:
+    """What is traced within takes this tile instead of its platform's; None changes nothing."""
+    before = dict(TILES)
+    TILES.update({} if tile is None else dict.fromkeys(TILES, tile))
+    try:
+        yield
+    finally:
+        TILES.update(before)
 
 
 def worth_of(task: Task, implementation: str, ceilings: Ceilings | None) -> Any:

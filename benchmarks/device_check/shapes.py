@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jaxrlhf.kernels.tiles import TileSize
 from jaxrlhf.models.config import ComputeConfig, ModelConfig
 
 
@@ -63,6 +64,7 @@ class Shapes(NamedTuple):
     product: HeadShape  # peaks: the head's
     copy_mib: int  # peaks: what is read, and written again
     heads: tuple[HeadShape, ...]  # head: the first two with all that can be wanted
+    tiles: tuple[TileSize, ...]  # head: others than the platform's, at the first shape
     training: Training
     variants: dict[str, ComputeConfig]  # train: ways to compute it
     sampling: Sampling
@@ -116,6 +118,13 @@ FULL = Shapes(
         HeadShape(1024, 4096, 128256),
         HeadShape(32768, 4096, 128256),
     ),
+    tiles=(
+        TileSize(8192, 2048),
+        TileSize(8192, 4096),
+        TileSize(8192, 8192),
+        TileSize(4096, 8192),
+        TileSize(2048, 8192),
+    ),
     training=Training(ONE_BILLION, rows=4, length=4096),
     variants=VARIANTS,
     sampling=Sampling(ONE_BILLION, batches=(1, 32, 128, 512), prompt=128, new=256),
@@ -141,6 +150,7 @@ TINY = Shapes(
     product=HeadShape(32, 24, 96),
     copy_mib=1,
     heads=(HeadShape(32, 24, 96), HeadShape(16, 24, 160)),
+    tiles=(TileSize(16, 32),),
     training=Training(_SMALL, rows=2, length=24),
     variants={name: VARIANTS[name] for name in ("remat full", "remat dots")},
     sampling=Sampling(_SMALL, batches=(4,), prompt=8, new=8),

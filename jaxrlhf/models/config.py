@@ -113,11 +113,11 @@ class ComputeConfig:
 
     Attributes:
         dtype: of activations and matrix products; parameters stay float32, and norms and softmax are summed in it.
-            "float32" is the faster one on CPU, "bfloat16" on accelerators.
+            "bfloat16" is the faster one on accelerators, and on CPUs that multiply it in hardware (AMX).
         remat: what the backward pass recomputes of each block: "none" (most memory), "dots" (all but the products with
             weights and the kernels of attention), "full" (everything but the input of the block; least memory).
-        scan_unroll: blocks per iteration of the loop over layers, at least 1; more is faster to run and slower to
-            compile. At `num_layers` or above there is no loop left.
+        scan_unroll: blocks per iteration of the loop over layers, at least 1; more may run a little faster, compiles
+            longer and takes more memory. At `num_layers` or above there is no loop left.
         attention: what mixes tokens outside decoding: "xla" (any device), "cudnn" (NVIDIA GPUs, bfloat16), "splash"
             (TPUs), or "auto", the fastest that can run.
     """
