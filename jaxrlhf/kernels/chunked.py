@@ -57,12 +57,23 @@ def chunked_logprobs(sides: tuple[Side, ...], given: Given, want: frozenset[str]
     return _chunked(make_plan(sides, want, trained), sides, given)
 
 
-def make_plan(sides: tuple[Side, ...], want: frozenset[str], trained: int) -> Plan:
-    """The plan for rows and heads of these shapes, on the mesh that is set."""
+def make_plan(sides: tuple[Side, ...], want: frozenset[str], trained: int, *, logits_bytes: int | None = None) -> Plan:
+    """The plan for rows and heads of these shapes, on the mesh that is set.
+
+    Args:
+        sides: what logits are made from.
+        want: the outputs.
+        trained: sides that take a gradient.
+        logits_bytes: most bytes that the logits of a tile of rows may have; None where only one tile is held.
+    """
     hidden, head = sides[0]
     width = math.gcd(*(side.hidden.shape[1] for side in sides[:trained]))
     over, rows, words = divide(hidden.shape[0], head.weight.shape[head.vocab_axis], width)
-    return Plan(want, over, plan_tiles(rows, words, head.words, tile_size()), trained)
+    size = tile_size()
+    if logits_bytes is not None:
+        fitting = logits_bytes // (4 * words * len(sides)) // 8 * 8
+        size = size._replace(rows=max(8, min(size.rows, fitting)))
+    return Plan(want, over, plan_tiles(rows, words, head.words, size), trained)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -93,7 +104,7 @@ def _backward(plan: Plan, residuals: Any, cotangent: LogprobOut) -> tuple[tuple[
             stats,
             g,
             trained=plan.trained,
-            dtype=jnp.float32 if plan.over.rows else None,
+            dtype=None if plan.over == Division() else jnp.float32,  # what devices add up, or `narrowed` has narrowed
         )
         return tuple(
             gather_gradient(own._replace(hidden=out_of_places(rows, own.hidden, count)), side, plan.over)

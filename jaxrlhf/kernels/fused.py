@@ -32,6 +32,9 @@ from jaxrlhf.kernels.rowwise import Extra, TokenLossFn, loss_and_gradient, token
 from jaxrlhf.kernels.tiles import into_places, out_of_places
 from jaxrlhf.types import Head, Metrics
 
+LOGITS_BYTES = 512 * 2**20
+"""Most bytes of float32 logits that are held at a time."""
+
 
 def fused_token_loss(
     loss_fn: TokenLossFn,
@@ -54,7 +57,8 @@ def fused_token_loss(
     Args:
         loss_fn: `loss_fn(out, mask, aux, given) -> (scalar, metrics)`. It is called on [1, n] arrays of some of the
             tokens, in any order, and the results are added up: what it divides by must not depend on them. Where the
-            mask is False it finds zeros, which must add nothing.
+            mask is False it finds zeros, which must add nothing. What it reads comes by `aux` and `given`: an array
+            that it closes over must not be differentiated by.
         hidden: [..., D] float array.
         head: `Head`, or its weight [V, D] alone.
         targets: [...] int array.
@@ -79,7 +83,7 @@ def fused_token_loss(
     flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[targets.ndim :]), aux)
     extra = Extra(jnp.ones(count, bool) if taken.mask is None else taken.mask, flat, given)
     sides, taken, extra = (sides[0], *jax.lax.stop_gradient(sides[1:])), *jax.lax.stop_gradient((taken, extra))
-    return _fused(loss_fn, make_plan(sides, wanted, 1), sides, taken, extra)
+    return _fused(loss_fn, make_plan(sides, wanted, 1, logits_bytes=LOGITS_BYTES), sides, taken, extra)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -80,6 +80,7 @@ def take_inputs(
             f"{expected[1]}; a KL needs one vocabulary: pad both weights alike and set vocab_size to the real words"
         )
     heat = jax.lax.stop_gradient(jnp.asarray(1.0 if temperature is None else temperature, jnp.float32))
+    chex.assert_rank(heat, 0)
     flat = Given(targets.reshape(-1), None if mask is None else mask.reshape(-1), heat)
     return Inputs(sides, flat, frozenset(want))
 

@@ -69,6 +69,24 @@ def test_a_mesh_equals_one_device(sizes: tuple[int, int, int]):
     chex.assert_trees_all_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("sizes", "rows"), [((1, 1, 2), ROWS), ((2, 2, 2), 21)], ids=str)
+def test_a_wide_weight_gets_a_wide_gradient_whatever_is_divided(sizes: tuple[int, int, int], rows: int):
+    arrays = make_arrays(rows)
+    narrow = arrays["hidden"].astype(jnp.bfloat16)
+
+    def total(weight):
+        out = linear_logprobs(narrow, weight, arrays["targets"], want=("logp", "entropy"))
+        return jnp.sum(out.logp + out.entropy)
+
+    def gradient():
+        return np.asarray(jax.jit(jax.grad(total))(arrays["weight"]))
+
+    expected = gradient()
+    assert np.any(expected != expected.astype(jnp.bfloat16).astype(np.float32))
+    with jax.set_mesh(make_mesh(*sizes)):
+        np.testing.assert_allclose(gradient(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_what_does_not_divide_stays_whole_and_is_right():
     arrays = make_arrays(rows=21, vocab=997)
     expected = run(arrays)

@@ -11,7 +11,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
-from jaxrlhf.kernels import fused_token_loss, linear_logprobs
+from jaxrlhf.kernels import fused, fused_token_loss, linear_logprobs, tiles
 from jaxrlhf.ops.stats import Max, max_of, mean_of
 from jaxrlhf.types import Head, LogprobOut
 
@@ -231,6 +231,33 @@ def test_on_a_mesh(sizes: tuple[int, int, int]):
     with jax.set_mesh(mesh):
         actual = differentiated(fused_token_loss, clipped, problem, problem.mask, want=WANT)
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-5, atol=2e-6)
+
+
+def test_logits_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch):
+    problem = make_problem()
+    monkeypatch.setattr(fused, "LOGITS_BYTES", 8 * 4 * VOCAB)
+    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(4096, 384))
+
+    def shapes() -> set[tuple[int, ...]]:
+        run = functools.partial(fused_token_loss, clipped, want=WANT)
+        jaxpr = jax.make_jaxpr(jax.grad(lambda h: run(h, problem.head, problem.targets, problem.aux, GIVEN)[0]))
+        return set(shapes_of(jaxpr(problem.hidden).jaxpr))
+
+    assert (3, 8, 384) in shapes()  # tiles of columns, rows, columns of a tile
+    monkeypatch.setattr(fused, "LOGITS_BYTES", 24 * 4 * VOCAB)
+    assert (3, 24, 384) in shapes()
+
+
+def shapes_of(jaxpr: Jaxpr) -> list[tuple[int, ...]]:
+    inner = [x for e in jaxpr.eqns for x in jax.tree.leaves(e.params, is_leaf=is_jaxpr) if is_jaxpr(x)]
+    own = [variable.aval.shape for equation in jaxpr.eqns for variable in equation.outvars]
+    return own + [shape for part in inner for shape in shapes_of(getattr(part, "jaxpr", part))]
+
+
+def test_a_temperature_a_row_is_an_error():
+    problem = make_problem()
+    with pytest.raises(AssertionError):
+        linear_logprobs(problem.hidden, problem.head, problem.targets, temperature=jnp.ones(ROWS))
 
 
 def test_aux_of_another_shape_is_an_error():
