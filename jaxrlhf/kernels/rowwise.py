@@ -114,15 +114,19 @@ def loss_and_gradient(
 
 
 def token_loss(loss_fn: TokenLossFn, out: LogprobOut, extra: Extra) -> tuple[jax.Array, Metrics]:
-    """Calls a loss on [n] tokens; where the mask is False it finds zeros."""
+    """Calls a loss on [n] tokens; where the mask is False it finds zeros, in the outputs and in aux."""
     mask = extra.mask
-    out = LogprobOut(*(None if field is None else jnp.where(mask, field, 0.0)[None] for field in out))
-    return loss_fn(out, mask[None], jax.tree.map(lambda leaf: leaf[None], extra.aux), extra.given)
+
+    def kept(leaf: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(-1, *(1 for _ in leaf.shape[1:])), leaf, jnp.zeros((), leaf.dtype))[None]
+
+    return loss_fn(jax.tree.map(kept, out), mask[None], jax.tree.map(kept, extra.aux), extra.given)
 
 
 def no_loss(loss_fn: TokenLossFn, extra: Extra, rows: int, want: frozenset[str]) -> tuple[jax.Array, Metrics]:
     """The loss and the metrics of no tokens, which change nothing they are added to."""
-    zeros = LogprobOut(**{name: jnp.zeros(rows, jnp.float32) for name in want})
+    # In the order of the fields: that of a set differs between processes, and so would their programs.
+    zeros = LogprobOut(*(jnp.zeros(rows, jnp.float32) if name in want else None for name in LogprobOut._fields))
     blank = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), extra.aux)
     return token_loss(loss_fn, zeros, Extra(jnp.zeros(rows, bool), blank, extra.given))
 

@@ -1,6 +1,9 @@
 """`fused_token_loss` against the same loss of `linear_logprobs`, in value, metrics and gradient."""
 
 import functools
+import os
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import chex
@@ -112,6 +115,53 @@ def test_a_head_with_the_other_layout_gives_the_same():
     chex.assert_trees_all_close(
         (other, d_turned, d_turned_head.weight.T), (value, d_hidden, d_head.weight), rtol=1e-5, atol=1e-6
     )
+
+
+def test_what_is_masked_is_zero_for_the_loss_with_and_without_a_gradient():
+    problem = make_problem()
+    aux = {"weights": jnp.where(problem.mask, problem.aux["advantages"], jnp.nan)}
+
+    def careless(out: LogprobOut, mask: jax.Array, aux: dict[str, jax.Array], given: None):
+        return jnp.sum(jnp.expm1(out.logp) * aux["weights"]), {}
+
+    def loss(hidden):
+        return fused_token_loss(careless, hidden, problem.head, problem.targets, aux, mask=problem.mask)[0]
+
+    logp = linear_logprobs(problem.hidden, problem.head, problem.targets).logp
+    expected = jnp.sum(jnp.where(problem.mask, jnp.expm1(logp) * problem.aux["advantages"], 0.0))
+    np.testing.assert_allclose(jax.jit(loss)(problem.hidden), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.value_and_grad(loss))(problem.hidden)[0], expected, rtol=1e-5)
+
+
+_PROGRAM = """
+import hashlib
+import jax, jax.numpy as jnp
+from jaxrlhf.kernels import fused_token_loss
+
+def loss(hidden, weight):
+    def of_tokens(out, mask, aux, given):
+        return jnp.sum(out.logp) * jnp.sum(out.entropy) - jnp.sum(out.lse) / jnp.sum(out.max_logit), {}
+    want = ("logp", "lse", "entropy", "max_logit")
+    return fused_token_loss(of_tokens, hidden, weight, jnp.zeros(3, int), want=want)[0]
+
+text = jax.jit(jax.grad(loss)).lower(jnp.ones((3, 4)), jnp.ones((5, 4))).as_text()
+print(hashlib.sha256(text.encode()).hexdigest())
+"""
+
+
+def test_every_process_makes_the_same_program():
+    # Else a program that one process compiled and kept is no use to the next, and those of a cluster would differ.
+    programs = {
+        subprocess.run(
+            [sys.executable, "-c", _PROGRAM],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(programs) == 1
 
 
 def test_leading_axes_are_tokens():
