@@ -57,21 +57,21 @@ def chunked_logprobs(sides: tuple[Side, ...], given: Given, want: frozenset[str]
     return _chunked(make_plan(sides, want, trained), sides, given)
 
 
-def make_plan(sides: tuple[Side, ...], want: frozenset[str], trained: int, *, logits_bytes: int | None = None) -> Plan:
+def make_plan(sides: tuple[Side, ...], want: frozenset[str], trained: int, *, holds_logits: bool = False) -> Plan:
     """The plan for rows and heads of these shapes, on the mesh that is set.
 
     Args:
         sides: what logits are made from.
         want: the outputs.
         trained: sides that take a gradient.
-        logits_bytes: most bytes that the logits of a tile of rows may have; None where only one tile is held.
+        holds_logits: whether those of a whole tile of rows are kept, rather than of one tile.
     """
     hidden, head = sides[0]
     width = math.gcd(*(side.hidden.shape[1] for side in sides[:trained]))
     over, rows, words = divide(hidden.shape[0], head.weight.shape[head.vocab_axis], width)
     size = tile_size()
-    if logits_bytes is not None:
-        fitting = logits_bytes // (4 * words * len(sides)) // 8 * 8
+    if holds_logits:
+        fitting = size.held // (4 * words * len(sides)) // 8 * 8
         size = size._replace(rows=max(8, min(size.rows, fitting)))
     return Plan(want, over, plan_tiles(rows, words, head.words, size), trained)
 

@@ -32,9 +32,6 @@ from jaxrlhf.kernels.rowwise import Extra, TokenLossFn, loss_and_gradient, token
 from jaxrlhf.kernels.tiles import into_places, out_of_places
 from jaxrlhf.types import Head, Metrics
 
-LOGITS_BYTES = 512 * 2**20
-"""Most bytes of float32 logits that are held at a time."""
-
 
 def fused_token_loss(
     loss_fn: TokenLossFn,
@@ -83,7 +80,7 @@ def fused_token_loss(
     flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[targets.ndim :]), aux)
     extra = Extra(jnp.ones(count, bool) if taken.mask is None else taken.mask, flat, given)
     sides, taken, extra = (sides[0], *jax.lax.stop_gradient(sides[1:])), *jax.lax.stop_gradient((taken, extra))
-    return _fused(loss_fn, make_plan(sides, wanted, 1, logits_bytes=LOGITS_BYTES), sides, taken, extra)
+    return _fused(loss_fn, make_plan(sides, wanted, 1, holds_logits=True), sides, taken, extra)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -23,13 +23,20 @@ _LARGEST = 3e38
 
 
 class TileSize(NamedTuple):
-    """Largest tile: rows and columns of the vocabulary."""
+    """Largest tile.
+
+    Attributes:
+        rows: tokens.
+        columns: words.
+        held: most bytes of logits that are kept at a time where those of a whole row are.
+    """
 
     rows: int
     columns: int
+    held: int = 64 * 2**20
 
 
-TILES = {"cpu": TileSize(256, 512), "gpu": TileSize(4096, 4096), "tpu": TileSize(4096, 4096)}
+TILES = {"cpu": TileSize(256, 512), "gpu": TileSize(4096, 4096, 2**29), "tpu": TileSize(4096, 4096, 2**29)}
 """Platform -> tile. On a CPU it stays in a core's cache; on the others it must keep the matrix units busy."""
 
 

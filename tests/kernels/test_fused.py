@@ -14,7 +14,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
-from jaxrlhf.kernels import fused, fused_token_loss, linear_logprobs, tiles
+from jaxrlhf.kernels import fused_token_loss, linear_logprobs, tiles
 from jaxrlhf.ops.stats import Max, max_of, mean_of
 from jaxrlhf.types import Head, LogprobOut
 
@@ -137,14 +137,16 @@ _PROGRAM = """
 import hashlib
 import jax, jax.numpy as jnp
 from jaxrlhf.kernels import fused_token_loss
+from jaxrlhf.ops.stats import mean_of
 
 def loss(hidden, weight):
     def of_tokens(out, mask, aux, given):
-        return jnp.sum(out.logp) * jnp.sum(out.entropy) - jnp.sum(out.lse) / jnp.sum(out.max_logit), {}
-    want = ("logp", "lse", "entropy", "max_logit")
-    return fused_token_loss(of_tokens, hidden, weight, jnp.zeros(3, int), want=want)[0]
+        best = out.logp >= out.max_logit - out.lse
+        return jnp.sum(out.logp), {"entropy": mean_of(out.entropy, mask), "accuracy": mean_of(best, mask)}
+    want, mask = ("logp", "lse", "entropy", "max_logit"), jnp.arange(30) % 2 == 0
+    return fused_token_loss(of_tokens, hidden, weight, jnp.zeros(30, int), want=want, mask=mask)
 
-text = jax.jit(jax.grad(loss)).lower(jnp.ones((3, 4)), jnp.ones((5, 4))).as_text()
+text = jax.jit(jax.grad(loss, has_aux=True)).lower(jnp.ones((30, 4)), jnp.ones((5, 4))).as_text()
 print(hashlib.sha256(text.encode()).hexdigest())
 """
 
@@ -285,8 +287,7 @@ def test_on_a_mesh(sizes: tuple[int, int, int]):
 
 def test_logits_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch):
     problem = make_problem()
-    monkeypatch.setattr(fused, "LOGITS_BYTES", 8 * 4 * VOCAB)
-    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(4096, 384))
+    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(4096, 384, held=8 * 4 * VOCAB))
 
     def shapes() -> set[tuple[int, ...]]:
         run = functools.partial(fused_token_loss, clipped, want=WANT)
@@ -294,7 +295,7 @@ def test_logits_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch):
         return set(shapes_of(jaxpr(problem.hidden).jaxpr))
 
     assert (3, 8, 384) in shapes()  # tiles of columns, rows, columns of a tile
-    monkeypatch.setattr(fused, "LOGITS_BYTES", 24 * 4 * VOCAB)
+    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(4096, 384, held=24 * 4 * VOCAB))
     assert (3, 24, 384) in shapes()
 
 
