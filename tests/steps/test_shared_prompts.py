@@ -75,7 +75,8 @@ def run(kind, batch):
 def test_loss_gradient_and_metrics_are_those_of_separate_rows(kind):
     apart, together = both(kind, [2, -1, 0, 1])
     assert together.answers.tokens.size < apart.answers.tokens.size
-    chex.assert_trees_all_close(run(kind, together), run(kind, apart), rtol=2e-5, atol=2e-6)
+    # Gradients are of size 1; where their terms cancel, rounding is not relative to what is left.
+    chex.assert_trees_all_close(run(kind, together), run(kind, apart), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["scored_pairs", "scored_ranked"])
@@ -94,7 +95,7 @@ def test_eight_devices_equal_one(sizes):
     mesh = make_mesh(*sizes)
     with jax.set_mesh(mesh):
         found = run("pairs", place_batch(batch, mesh))
-    chex.assert_trees_all_close(to_host(found), to_host(expected), rtol=2e-5, atol=2e-6)
+    chex.assert_trees_all_close(to_host(found), to_host(expected), rtol=2e-5, atol=2e-5)
 
 
 def test_an_answer_does_not_see_the_other():
