@@ -32,7 +32,7 @@ from jaxrlhf.kernels.gradient import cotangent_of, fields_of
 from jaxrlhf.kernels.inputs import Given, Side
 from jaxrlhf.kernels.statistics import Stats
 from jaxrlhf.kernels.tiles import Rows, Tiles, into_places, out_of_places, plan_rows, plan_tiles, tile_size
-from jaxrlhf.kernels.walk import Gradient, Operands, vocabulary_gradients, vocabulary_stats
+from jaxrlhf.kernels.walk import Gradient, Operands, no_gradient, vocabulary_gradients, vocabulary_stats
 from jaxrlhf.types import LogprobOut
 
 
@@ -93,23 +93,12 @@ def _backward(plan: Plan, residuals: Any, cotangent: LogprobOut) -> tuple[tuple[
     trained = sides[: plan.trained]
 
     def body(sides: tuple[Side, ...], given: Given, stats: Stats, cotangent: LogprobOut) -> tuple[Side, ...]:
-        of, rows = place(sides, given, plan)
-        count = sides[0].hidden.shape[0]
-        g = into_places(rows, cotangent_of(cotangent, count))
-        found = vocabulary_gradients(
-            of,
-            rows,
-            plan.tiles,
-            plan.want,
-            stats,
-            g,
-            trained=plan.trained,
-            dtype=None if plan.over == Division() else jnp.float32,  # what devices add up, or `narrowed` has narrowed
-        )
-        return tuple(
-            gather_gradient(own._replace(hidden=out_of_places(rows, own.hidden, count)), side, plan.over)
-            for own, side in zip(found, trained, strict=True)
-        )
+        of = place(sides, given, plan)
+        g = into_places(of.rows, cotangent_of(cotangent, given.targets.shape[0]))
+        dtype = None if plan.over == Division() else jnp.float32  # what devices add up, or `narrowed` has narrowed
+        own = sides[: plan.trained]
+        found = vocabulary_gradients(of, stats, g, tuple(no_gradient(side, dtype) for side in of.sides[: plan.trained]))
+        return tuple(gather_gradient(each, side, of.rows, plan.over) for each, side in zip(found, own, strict=True))
 
     by_rows = row_spec(plan.over)
     specs = (*input_specs(sides, given, plan.over), by_rows, by_rows)
@@ -124,17 +113,23 @@ _chunked.defvjp(_forward, _backward)
 
 def forward(plan: Plan, sides: tuple[Side, ...], given: Given) -> tuple[LogprobOut, Stats]:
     """Outputs [N] of the part that a device has, and the statistics that they are made of, in places."""
-    of, rows = place(sides, given, plan)
-    stats = combine_vocabulary(vocabulary_stats(of, rows, plan.tiles, plan.want), plan.over)
-    return out_of_places(rows, fields_of(stats, plan.want), given.targets.shape[0]), stats
+    of = place(sides, given, plan)
+    stats = combine_vocabulary(vocabulary_stats(of), plan.over)
+    return out_of_places(of.rows, fields_of(stats, plan.want), given.targets.shape[0]), stats
 
 
-def place(sides: tuple[Side, ...], given: Given, plan: Plan) -> tuple[Operands, Rows]:
+def place(sides: tuple[Side, ...], given: Given, plan: Plan) -> Operands:
     """Puts the rows that count first, and says which word the heads here begin with."""
-    rows = plan_rows(given.mask, sides[0].hidden.shape[0], plan.tiles)
-    sides = tuple(Side(into_places(rows, side.hidden), side.head) for side in sides)
-    offset = first_word(plan.over, plan.tiles.vocab)
-    return Operands(sides, into_places(rows, given.targets), 1.0 / given.temperature, offset), rows
+    rows = plan_rows(given.mask, given.targets.shape[0], plan.tiles)
+    return Operands(
+        sides=tuple(Side(into_places(rows, side.hidden), side.head) for side in sides),
+        targets=into_places(rows, given.targets),
+        inverse=1.0 / given.temperature,
+        offset=first_word(plan.over, plan.tiles.vocab),
+        rows=rows,
+        tiles=plan.tiles,
+        want=plan.want,
+    )
 
 
 def narrowed(sides: tuple[Side, ...], over: Division) -> tuple[Side, ...]:
@@ -160,9 +155,10 @@ def side_specs(sides: tuple[Side, ...], over: Division) -> tuple[Side, ...]:
     return tuple(Side(row_spec(over), head_spec(side.head, over, over.width)) for side in sides)
 
 
-def gather_gradient(found: Gradient, side: Side, over: Division) -> Side:
-    """Adds up the gradients of all devices, and gives them the form of what they belong to."""
+def gather_gradient(found: Gradient, side: Side, rows: Rows, over: Division) -> Side:
+    """Adds up the gradients of all devices, and gives them the form of `side`, which they belong to."""
     head = side.head
+    hidden = out_of_places(rows, found.hidden, side.hidden.shape[0])
     weight = sum_weight(found.weight, 1 - head.vocab_axis, over)
     bias = None if found.bias is None else sum_rows(found.bias, over)
-    return Side(sum_hidden(found.hidden, over), dataclasses.replace(head, weight=weight, bias=bias))
+    return Side(sum_hidden(hidden, over), dataclasses.replace(head, weight=weight, bias=bias))

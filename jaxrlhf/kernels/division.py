@@ -97,12 +97,10 @@ def sum_hidden(gradient: jax.Array, over: Division) -> jax.Array:
 
 def sum_weight(gradient: jax.Array, axis: int, over: Division) -> jax.Array:
     """The gradient by a head's weight, to which all rows add; of `axis`, its width, each device keeps its part."""
-    whole = tuple(name for name in over.rows if name not in over.width)
-    if whole:
-        gradient = jax.lax.psum(gradient, whole)
-    for name in over.width:
+    for name in over.width:  # first: the rest is added up of a part alone
         gradient = jax.lax.psum_scatter(gradient, name, scatter_dimension=axis, tiled=True)
-    return gradient
+    whole = tuple(name for name in over.rows if name not in over.width)
+    return jax.lax.psum(gradient, whole) if whole else gradient
 
 
 def sum_rows(values: T, over: Division) -> T:

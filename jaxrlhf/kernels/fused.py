@@ -28,8 +28,8 @@ from jaxrlhf.kernels.chunked import (
 )
 from jaxrlhf.kernels.division import combine_vocabulary, merge_rows, most_rows, row_spec, spread, sum_rows, whole_spec
 from jaxrlhf.kernels.inputs import Given, Side, take_inputs
-from jaxrlhf.kernels.rowwise import Extra, TokenLossFn, loss_and_gradient, token_loss
-from jaxrlhf.kernels.tiles import into_places, out_of_places
+from jaxrlhf.kernels.rowwise import Extra, TokenLossFn, call_loss, loss_and_gradient
+from jaxrlhf.kernels.tiles import into_places
 from jaxrlhf.types import Head, Metrics
 
 
@@ -91,7 +91,7 @@ def _fused(
 
     def body(sides: tuple[Side, ...], given: Given, extra: Extra) -> tuple[jax.Array, Metrics]:
         out, _ = forward(plan, sides, given)
-        loss, metrics = token_loss(loss_fn, out, extra)
+        loss, metrics = call_loss(loss_fn, out, extra)
         return sum_rows(loss, plan.over), merge_rows(metrics, plan.over)
 
     run = spread(body, plan.over, _specs(plan, sides, given), whole_spec())
@@ -102,23 +102,14 @@ def _forward(
     loss_fn: TokenLossFn, plan: Plan, sides: tuple[Side, ...], given: Given, extra: Extra
 ) -> tuple[tuple[jax.Array, Metrics], Any]:
     def body(sides: tuple[Side, ...], given: Given, extra: Extra) -> tuple[jax.Array, Metrics, Side]:
-        of, rows = place(sides, given, plan)
-        rows = rows._replace(tiles=most_rows(rows.tiles, plan.over))
-        kept, aux = into_places(rows, (extra.mask, extra.aux))
-        found = loss_and_gradient(
-            loss_fn,
-            of,
-            Extra(kept, aux, extra.given),
-            rows,
-            plan.tiles,
-            plan.want,
-            lambda stats: combine_vocabulary(stats, plan.over),
-        )
-        gradient = found.gradient._replace(hidden=out_of_places(rows, found.gradient.hidden, extra.mask.shape[0]))
+        of = place(sides, given, plan)
+        of = of._replace(rows=of.rows._replace(tiles=most_rows(of.rows.tiles, plan.over)))
+        placed = Extra(*into_places(of.rows, (extra.mask, extra.aux)), extra.given)
+        found = loss_and_gradient(loss_fn, of, placed, lambda stats: combine_vocabulary(stats, plan.over))
         return (
             sum_rows(found.loss, plan.over),
             merge_rows(found.metrics, plan.over),
-            gather_gradient(gradient, sides[0], plan.over),
+            gather_gradient(found.gradient, sides[0], of.rows, plan.over),
         )
 
     out_specs = (whole_spec(), whole_spec(), *side_specs(sides[:1], plan.over))

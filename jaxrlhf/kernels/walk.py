@@ -32,11 +32,10 @@ from jaxrlhf.kernels.tiles import (
     tile_logits,
     tile_weight,
 )
-from jaxrlhf.types import Head
 
 
 class Operands(NamedTuple):
-    """What logits are made from.
+    """What logits are made from, and what of them is visited.
 
     Attributes:
         sides: of the policy, and of the reference if there is one; hidden states [places, D], and the part of the head
@@ -45,12 +44,18 @@ class Operands(NamedTuple):
         inverse: of the temperature, float32 scalar. A quotient would be compiled to a product in some programs and not
             in others, and a log-probability would differ between them in its last digit.
         offset: the word of the heads' first row.
+        rows: the rows that are visited.
+        tiles: the plan; static.
+        want: the outputs; static.
     """
 
     sides: tuple[Side, ...]
     targets: jax.Array
     inverse: jax.Array
     offset: jax.Array | int
+    rows: Rows
+    tiles: Tiles
+    want: frozenset[str]
 
 
 class Gradient(NamedTuple):
@@ -61,102 +66,116 @@ class Gradient(NamedTuple):
     bias: jax.Array | None
 
 
-class TileOf(NamedTuple):
-    """One tile of logits.
+class Strip(NamedTuple):
+    """A tile of columns.
 
     Attributes:
-        row_tile: number of the tile of rows.
-        columns: its columns.
-        weights: what `tile_weight` took of each side's head.
+        columns: which.
+        weights: the part of each side's weight that it needs.
     """
 
-    row_tile: jax.Array | int
     columns: Columns
     weights: tuple[jax.Array, ...]
 
 
-def vocabulary_stats(of: Operands, rows: Rows, tiles: Tiles, want: frozenset[str]) -> Stats:
-    """Statistics [places] of the vocabulary that is here; those of places in no visited tile are `no_stats`."""
-    kinds = {"entropy": "entropy" in want, "kl": "kl" in want}
+def vocabulary_stats(of: Operands) -> Stats:
+    """Statistics [places] of the vocabulary that is here; those of places in no visited tile are `nothing_seen`."""
 
-    def visit_columns(stats: Stats, number: jax.Array) -> tuple[Stats, None]:
-        columns, weights = take_columns(of, number, tiles)
+    def visit_strip(stats: Stats, number: jax.Array) -> tuple[Stats, None]:
+        strip = take_strip(of, number)
 
         def visit(row_tile: jax.Array | int, stats: Stats) -> Stats:
-            logits, hit = logits_at(of, TileOf(row_tile, columns, weights), tiles)
-            seen = take_tile(stats, row_tile, tiles)
-            own = tile_stats(*logits, fresh=columns.fresh, hit=hit, **kinds)
-            return put_tile(stats, add_stats(seen, own), row_tile, tiles)
+            seen, _ = read_tile(of, strip, row_tile, take_tile(stats, row_tile, of.tiles))
+            return put_tile(stats, seen, row_tile, of.tiles)
 
-        return over_rows(visit, stats, rows, tiles), None
+        return over_rows(visit, stats, of.rows, of.tiles), None
 
-    start = no_stats(of.targets.shape[0], reference=len(of.sides) > 1, **kinds)
-    return jax.lax.scan(visit_columns, start, column_tiles(tiles))[0]
+    return jax.lax.scan(visit_strip, nothing_seen(of, of.targets.shape[0]), column_tiles(of.tiles))[0]
 
 
-def vocabulary_gradients(
-    of: Operands,
-    rows: Rows,
-    tiles: Tiles,
-    want: frozenset[str],
-    stats: Stats,
-    g: Cotangent,
-    *,
-    trained: int,
-    dtype: Any = None,
-) -> tuple[Gradient, ...]:
-    """Gradients by the first `trained` sides.
+def vocabulary_gradients(of: Operands, stats: Stats, g: Cotangent, start: tuple[Gradient, ...]) -> tuple[Gradient, ...]:
+    """Gradients by the policy's side and, if `start` has two, the reference's.
 
     Args:
-        of: as for `vocabulary_stats`.
-        rows: as for `vocabulary_stats`.
-        tiles: as for `vocabulary_stats`.
-        want: outputs that there are cotangents of.
+        of: the operands.
         stats: of the whole vocabulary.
         g: cotangents of the outputs, [places].
-        trained: 1 for the policy's gradient alone, 2 for the reference's too.
-        dtype: see `no_gradient`.
+        start: `no_gradient` of each side that takes one.
     """
-    sides = of.sides[:trained]
 
-    def visit_columns(found: tuple[Gradient, ...], number: jax.Array) -> tuple[tuple[Gradient, ...], None]:
-        columns, weights = take_columns(of, number, tiles)
+    def visit_strip(found: tuple[Gradient, ...], number: jax.Array) -> tuple[tuple[Gradient, ...], None]:
+        strip = take_strip(of, number)
 
         def visit(row_tile: jax.Array | int, parts: tuple[Gradient, ...]) -> tuple[Gradient, ...]:
-            tile = TileOf(row_tile, columns, weights)
-            logits, hit = logits_at(of, tile, tiles)
-            now, own = take_tile((stats, g), row_tile, tiles)
-            slopes = logits_gradients(*logits, hit=hit, stats=now, g=own, want=want)
-            return tuple(
-                add_tile(part, slope, z, side, weight, of.inverse, tile, tiles)
-                for part, slope, z, side, weight in zip(parts, slopes, logits, sides, weights, strict=False)
-            )
+            logits = logits_at(of, strip, row_tile)
+            return add_tile(parts, of, strip, row_tile, logits, *take_tile((stats, g), row_tile, of.tiles))
 
-        parts = tuple(open_columns(own, side.head, columns, tiles) for own, side in zip(found, sides, strict=True))
-        parts = over_rows(visit, parts, rows, tiles)
-        whole = zip(found, parts, sides, strict=True)
-        return tuple(close_columns(own, part, side.head, columns) for own, part, side in whole), None
+        parts = over_rows(visit, open_strip(found, of, strip), of.rows, of.tiles)
+        return close_strip(found, parts, of, strip), None
 
-    start = tuple(no_gradient(side, dtype) for side in sides)
-    return jax.lax.scan(visit_columns, start, column_tiles(tiles))[0]
+    return jax.lax.scan(visit_strip, start, column_tiles(of.tiles))[0]
 
 
-def take_columns(of: Operands, number: jax.Array, tiles: Tiles) -> tuple[Columns, tuple[jax.Array, ...]]:
-    """A tile of columns, and the part of each side's weight that it needs."""
-    columns = columns_of(number, tiles, of.offset)
-    return columns, tuple(tile_weight(side.head, columns.first, tiles, side.hidden.dtype) for side in of.sides)
+def take_strip(of: Operands, number: jax.Array) -> Strip:
+    """A tile of columns, by its number."""
+    columns = columns_of(number, of.tiles, of.offset)
+    weights = (tile_weight(side.head, columns.first, of.tiles, side.hidden.dtype) for side in of.sides)
+    return Strip(columns, tuple(weights))
 
 
-def logits_at(of: Operands, tile: TileOf, tiles: Tiles) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """The logits of each side, and where the targets are, [n, columns] all."""
-    logits = tuple(
-        tile_logits(
-            take_tile(side.hidden, tile.row_tile, tiles), side.head, weight, of.inverse, tile.columns.first, tiles
-        )
-        for side, weight in zip(of.sides, tile.weights, strict=True)
+def nothing_seen(of: Operands, rows: int) -> Stats:
+    """The statistics of so many rows before any tile was read."""
+    return no_stats(rows, reference=len(of.sides) > 1, entropy="entropy" in of.want, kl="kl" in of.want)
+
+
+def read_tile(
+    of: Operands, strip: Strip, row_tile: jax.Array | int, seen: Stats
+) -> tuple[Stats, tuple[jax.Array, ...]]:
+    """Adds a tile to the statistics [n] of its rows; also returns its logits, [n, columns] of each side."""
+    logits, fresh = logits_at(of, strip, row_tile), strip.columns.fresh
+    kinds = {"entropy": "entropy" in of.want, "kl": "kl" in of.want}
+    own = tile_stats(*logits, fresh=fresh, hit=_hit(of, strip, row_tile), **kinds)
+    return add_stats(seen, own), logits
+
+
+def logits_at(of: Operands, strip: Strip, row_tile: jax.Array | int) -> tuple[jax.Array, ...]:
+    """The logits [n, columns] of each side."""
+    hidden = take_tile([side.hidden for side in of.sides], row_tile, of.tiles)
+    return tuple(
+        tile_logits(own, side.head, weight, of.inverse, strip.columns.first, of.tiles)
+        for own, side, weight in zip(hidden, of.sides, strip.weights, strict=True)
     )
-    targets = take_tile(of.targets, tile.row_tile, tiles)
-    return logits, tile.columns.fresh & (tile.columns.words == targets[:, None])
+
+
+def add_tile(
+    parts: tuple[Gradient, ...],
+    of: Operands,
+    strip: Strip,
+    row_tile: jax.Array | int,
+    logits: tuple[jax.Array, ...],
+    stats: Stats,
+    g: Cotangent,
+) -> tuple[Gradient, ...]:
+    """Adds what one tile gives to opened gradients.
+
+    Args:
+        parts: of the sides that take a gradient, from `open_strip`.
+        of: the operands.
+        strip: the tile's columns.
+        row_tile: the number of its rows.
+        logits: [n, columns] of each side.
+        stats: [n], of the whole vocabulary.
+        g: [n], cotangents of the outputs.
+    """
+    slopes = logits_gradients(*logits, hit=_hit(of, strip, row_tile), stats=stats, g=g, want=of.want)
+    added = []
+    for part, side, weight, z, slope in zip(parts, of.sides, strip.weights, logits, slopes, strict=False):
+        draw = before_softcap(slope, z, side.head, of.inverse, strip.columns.fresh)
+        hidden, own = take_tile((side.hidden, part.hidden), row_tile, of.tiles)
+        by_rows = put_tile(part.hidden, own + by_hidden(draw, weight, side.head), row_tile, of.tiles)
+        bias = None if part.bias is None else part.bias + jnp.sum(draw, axis=0)
+        added.append(Gradient(by_rows, part.weight + by_weight(draw, hidden, side.head), bias))
+    return tuple(added)
 
 
 def no_gradient(side: Side, dtype: Any = None) -> Gradient:
@@ -169,38 +188,34 @@ def no_gradient(side: Side, dtype: Any = None) -> Gradient:
     )
 
 
-def open_columns(found: Gradient, head: Head, columns: Columns, tiles: Tiles) -> Gradient:
+def open_strip(found: tuple[Gradient, ...], of: Operands, strip: Strip) -> tuple[Gradient, ...]:
     """The parts of weight and bias that a tile of columns adds to, in float32."""
-    weight = jax.lax.dynamic_slice_in_dim(found.weight, columns.first, tiles.columns, head.vocab_axis)
-    bias = None if found.bias is None else jax.lax.dynamic_slice_in_dim(found.bias, columns.first, tiles.columns)
-    return Gradient(found.hidden, *jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (weight, bias)))
+
+    def take(own: Gradient, side: Side) -> Gradient:
+        first, count = strip.columns.first, of.tiles.columns
+        weight = jax.lax.dynamic_slice_in_dim(own.weight, first, count, side.head.vocab_axis)
+        bias = None if own.bias is None else jax.lax.dynamic_slice_in_dim(own.bias, first, count)
+        return Gradient(own.hidden, *jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (weight, bias)))
+
+    return tuple(take(own, side) for own, side in zip(found, of.sides, strict=False))
 
 
-def close_columns(found: Gradient, part: Gradient, head: Head, columns: Columns) -> Gradient:
-    """Writes what `open_columns` took."""
+def close_strip(
+    found: tuple[Gradient, ...], parts: tuple[Gradient, ...], of: Operands, strip: Strip
+) -> tuple[Gradient, ...]:
+    """Writes what `open_strip` took."""
 
     def put(whole: jax.Array, own: jax.Array, axis: int) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(whole, own.astype(whole.dtype), columns.first, axis)
+        return jax.lax.dynamic_update_slice_in_dim(whole, own.astype(whole.dtype), strip.columns.first, axis)
 
-    bias = None if found.bias is None or part.bias is None else put(found.bias, part.bias, 0)
-    return Gradient(part.hidden, put(found.weight, part.weight, head.vocab_axis), bias)
+    def write(whole: Gradient, part: Gradient, side: Side) -> Gradient:
+        bias = None if whole.bias is None or part.bias is None else put(whole.bias, part.bias, 0)
+        return Gradient(part.hidden, put(whole.weight, part.weight, side.head.vocab_axis), bias)
+
+    return tuple(write(*each) for each in zip(found, parts, of.sides, strict=False))
 
 
-def add_tile(
-    part: Gradient,
-    slope: jax.Array,
-    z: jax.Array,
-    side: Side,
-    weight: jax.Array,
-    inverse: jax.Array,
-    tile: TileOf,
-    tiles: Tiles,
-) -> Gradient:
-    """Adds what one tile of logits, and its gradient, give to an opened gradient."""
-    draw = before_softcap(slope, z, side.head, inverse, tile.columns.fresh)
-    own = take_tile(part.hidden, tile.row_tile, tiles) + by_hidden(draw, weight, side.head)
-    return Gradient(
-        hidden=put_tile(part.hidden, own, tile.row_tile, tiles),
-        weight=part.weight + by_weight(draw, take_tile(side.hidden, tile.row_tile, tiles), side.head),
-        bias=None if part.bias is None else part.bias + jnp.sum(draw, axis=0),
-    )
+def _hit(of: Operands, strip: Strip, row_tile: jax.Array | int) -> jax.Array:
+    """Where the targets are, [n, columns] bool."""
+    targets = take_tile(of.targets, row_tile, of.tiles)
+    return strip.columns.fresh & (strip.columns.words == targets[:, None])
