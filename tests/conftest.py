@@ -14,6 +14,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that needs the network must say so
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("PJRT_NPROC", "72")  # threads to wait in for each of eight devices: see sharding/threads.py
 
 _xla_flags = ["--xla_force_host_platform_device_count=8", os.environ.get("XLA_FLAGS", "")]  # a flag given later wins
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker is one core's worth: pools of threads would only fight

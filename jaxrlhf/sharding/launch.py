@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from jaxrlhf.sharding.threads import spare_threads
+
 _GRACE_SECONDS = 10.0  # between the request to stop and the kill
 _POLL_SECONDS = 0.05
 
@@ -64,7 +66,10 @@ def _environment(coordinator: str, processes: int, process: int, devices: int | 
         flags = os.environ.get("XLA_FLAGS", "")
         variables["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
         variables["JAX_PLATFORMS"] = "cpu"
-    return os.environ | variables
+    environment = os.environ | variables
+    if devices is not None:
+        spare_threads(environment, devices)
+    return environment
 
 
 def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:

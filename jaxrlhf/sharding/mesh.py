@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxrlhf.sharding.config import MeshConfig
+from jaxrlhf.sharding.threads import spare_threads
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -56,6 +58,7 @@ def divide_cpu(devices: int) -> None:
     Raises:
         ValueError: if something did, and the processor was divided otherwise.
     """
+    spare_threads(os.environ, devices)
     try:
         jax.config.update("jax_num_cpu_devices", devices)
     except RuntimeError as error:
