@@ -228,6 +228,11 @@ class Head:
     vocab_size: int | None = dataclasses.field(default=None, metadata={"static": True})
     layout: Literal["vd", "dv"] = dataclasses.field(default="vd", metadata={"static": True})
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for another layout."""
+        if self.layout not in ("vd", "dv"):
+            raise ValueError(f'layout={self.layout!r} is unknown; expected "vd" or "dv"')
+
     @property
     def vocab_axis(self) -> int:
         """The axis of `weight` that words are on."""

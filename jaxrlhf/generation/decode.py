@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.generation.sampling import SamplingSettings, draw
-from jaxrlhf.kernels.reference import logits_of
+from jaxrlhf.kernels.logits import logits_of
 from jaxrlhf.ops.masked import positions_of
 from jaxrlhf.types import KVCache, Model, Params, PromptBatch, Samples
 

@@ -9,10 +9,10 @@ do it for cross-entropy (Hsu et al. 2024); here the loss is any function of the 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -70,14 +70,29 @@ def fused_token_loss(
         Scalar float32 loss, and the merged metrics.
 
     Raises:
-        ValueError: as for `linear_logprobs`.
+        ValueError: as for `linear_logprobs`; for arrays in `aux` that do not begin with the shape of `targets`; for a
+            loss that returns anything but a float32 scalar and metrics that add up.
+
+    Example:
+        A policy gradient. The tokens are counted outside: `loss_fn` sees some of them at a time.
+
+            def loss_fn(out, mask, advantages, tokens):
+                loss = -jnp.sum(out.logp * advantages) / tokens
+                return loss, {"entropy": mean_of(out.entropy, mask)}
+
+            loss, metrics = fused_token_loss(
+                loss_fn, hidden, head, targets, advantages, mask.sum(), want=("logp", "entropy"), mask=mask
+            )
     """
     sides, taken, wanted = take_inputs(hidden, head, targets, want=want, mask=mask, ref=ref, temperature=temperature)
     aux, given = jax.tree.map(jnp.asarray, (aux, given))
-    for leaf in jax.tree.leaves(aux):
-        chex.assert_equal_shape_prefix([leaf, targets], targets.ndim)
-    count = targets.size
-    flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[targets.ndim :]), aux)
+    shape = jnp.shape(targets)
+    for path, leaf in jax.tree.leaves_with_path(aux):
+        if leaf.shape[: len(shape)] != shape:
+            name = "aux" + jax.tree_util.keystr(path)
+            raise ValueError(f"{name} is {list(leaf.shape)}; expected {list(shape)} first, the shape of targets")
+    count = math.prod(shape)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[len(shape) :]), aux)
     extra = Extra(jnp.ones(count, bool) if taken.mask is None else taken.mask, flat, given)
     sides, taken, extra = (sides[0], *jax.lax.stop_gradient(sides[1:])), *jax.lax.stop_gradient((taken, extra))
     return _fused(loss_fn, make_plan(sides, wanted, 1, holds_logits=True), sides, taken, extra)

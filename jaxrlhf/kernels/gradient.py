@@ -1,4 +1,4 @@
-"""The gradient of every output by the logits of one tile, and what becomes of it.
+"""The gradient of every output by the logits of one tile.
 
 With cotangents g of the outputs, log-probabilities p of the policy and q of the reference,
 
@@ -14,9 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.kernels.reference import matmul_precision
 from jaxrlhf.kernels.statistics import Stats, Sums, log_softmax
-from jaxrlhf.types import Head, LogprobOut
+from jaxrlhf.types import LogprobOut
 
 
 class Cotangent(NamedTuple):
@@ -91,36 +90,3 @@ def logits_gradients(
         factor = factor + g.kl[:, None] * jnp.where(p > 0, excess, 0.0)  # 0 * log(0 / q) is 0, also where q is 0
         dz_ref = dz_ref + g.kl[:, None] * (q - p)
     return p * factor + jnp.where(hit, g.logp[:, None], 0.0), dz_ref
-
-
-def before_softcap(dz: jax.Array, z: jax.Array, head: Head, inverse: jax.Array, fresh: jax.Array) -> jax.Array:
-    """Gradient by the raw logits, those before soft cap and temperature (`inverse`); 0 at columns that are not fresh.
-
-    The mask comes last: a factor of a padded column may be NaN, and 0 * NaN is NaN.
-    """
-    if head.softcap is not None:
-        dz = dz * (1.0 - jnp.square(z / (inverse * head.softcap)))
-    return jnp.where(fresh, dz * inverse, 0.0)
-
-
-def by_hidden(draw: jax.Array, weight: jax.Array, head: Head) -> jax.Array:
-    """Gradient [n, D] float32 by hidden states, from that by the raw logits and the tile's part of the weight."""
-    return _product((draw * head.scale).astype(weight.dtype), weight, 1, head.vocab_axis)
-
-
-def by_weight(draw: jax.Array, hidden: jax.Array, head: Head) -> jax.Array:
-    """Gradient float32 by the tile's part of the weight, in its layout."""
-    slope = (draw * head.scale).astype(hidden.dtype)
-    # Not an einsum, which may make the turned product and turn it.
-    return _product(*((slope, hidden) if head.layout == "vd" else (hidden, slope)), 0, 0)
-
-
-def _product(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
-    """The product of matrices over one axis of each, float32."""
-    return jax.lax.dot_general(
-        left,
-        right,
-        (((left_axis,), (right_axis,)), ((), ())),
-        precision=matmul_precision(right),
-        preferred_element_type=jnp.float32,
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -69,10 +68,14 @@ def take_inputs(
         raise ValueError(f"want={tuple(want)} reads {read} of a reference; give ref=(its hidden states, its head)")
     if ref is not None and not read:
         raise ValueError(f"ref is given, but want={tuple(want)} reads nothing of it; want one of {OF_REFERENCE}")
-    if mask is not None:
-        chex.assert_equal_shape([mask, targets])
     hidden, head, targets, mask, ref = jax.tree.map(jnp.asarray, (hidden, head, targets, mask, ref))  # numpy's too
-    sides = tuple(_side(*pair, targets, mask) for pair in ((hidden, head), ref) if pair is not None)
+    if not jnp.issubdtype(targets.dtype, jnp.integer):
+        raise ValueError(f"targets are {targets.dtype}; expected ids of words, of an integer type")
+    if mask is not None and (mask.shape != targets.shape or mask.dtype != bool):
+        raise ValueError(f"mask is {_shape(mask)}; expected bool{list(targets.shape)}, one for each target")
+    sides = (_side("hidden", hidden, head, targets, mask),)
+    if ref is not None:
+        sides += (_side("ref", *ref, targets, mask),)
     found, expected = _vocabulary(sides[-1].head), _vocabulary(sides[0].head)
     if found != expected:
         raise ValueError(
@@ -80,19 +83,35 @@ def take_inputs(
             f"{expected[1]}; a KL needs one vocabulary: pad both weights alike and set vocab_size to the real words"
         )
     heat = jax.lax.stop_gradient(jnp.asarray(1.0 if temperature is None else temperature, jnp.float32))
-    chex.assert_rank(heat, 0)
+    if heat.ndim:
+        raise ValueError(f"temperature is {_shape(heat)}; expected a scalar, which holds for every row")
     flat = Given(targets.reshape(-1), None if mask is None else mask.reshape(-1), heat)
     return Inputs(sides, flat, frozenset(want))
 
 
-def _side(hidden: jax.Array, head: Head | jax.Array, targets: jax.Array, mask: jax.Array | None) -> Side:
+def _side(name: str, hidden: jax.Array, head: Head | jax.Array, targets: jax.Array, mask: jax.Array | None) -> Side:
     head = head if isinstance(head, Head) else Head(weight=head)
-    chex.assert_rank(hidden, targets.ndim + 1)
-    chex.assert_equal_shape_prefix([hidden, targets], targets.ndim)
-    chex.assert_axis_dimension(head.weight, 1 - head.vocab_axis, hidden.shape[-1])
+    if hidden.ndim != targets.ndim + 1 or hidden.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"the hidden states of `{name}` are {_shape(hidden)}; expected {list(targets.shape)}, the shape of "
+            "targets, and one axis more"
+        )
+    if head.weight.ndim != 2 or head.weight.shape[1 - head.vocab_axis] != hidden.shape[-1]:
+        form = "[V, D]" if head.layout == "vd" else "[D, V]"
+        raise ValueError(
+            f"the head's weight of `{name}` is {_shape(head.weight)}; expected {form} with D = {hidden.shape[-1]}, the "
+            f"width of its hidden states (a weight of the other layout: Head(weight=..., layout=...))"
+        )
+    words, rows = _vocabulary(head)
+    if not 0 < words <= rows:
+        raise ValueError(f"the head of `{name}` has vocab_size={words}, but its weight has {rows} rows of words")
     if mask is not None:
         hidden = jnp.where(mask[..., None], hidden, 0)  # 0 * NaN is NaN in the gradient of the head
     return Side(hidden.reshape(-1, hidden.shape[-1]), head)
+
+
+def _shape(array: jax.Array) -> str:
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def _vocabulary(head: Head) -> tuple[int, int]:

@@ -64,7 +64,8 @@ def linear_logprobs(
 
     Raises:
         ValueError: for an unknown field of `want`, or an unknown implementation; for a reference that is missing, not
-            read, or of another vocabulary; for `ref_grad` without a reference.
+            read, or of another vocabulary; for `ref_grad` without a reference; for shapes that do not fit, targets that
+            are not integers, a mask that is not bool.
     """
     run = _IMPLEMENTATIONS.get("chunked" if implementation is None else implementation)
     if run is None:

@@ -6,32 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.kernels.inputs import Given, Side
+from jaxrlhf.kernels.logits import logits_of
 from jaxrlhf.ops.logprobs import entropy_from_logits, kl_from_logits
-from jaxrlhf.types import Head, LogprobOut
-
-
-def logits_of(hidden: jax.Array, head: Head) -> jax.Array:
-    """The logits of [..., D] hidden states: [..., V] float32, -inf at padded rows of the vocabulary."""
-    logits = head.scale * jnp.einsum(
-        "...d,vd->...v" if head.layout == "vd" else "...d,dv->...v",
-        hidden,
-        head.weight.astype(hidden.dtype),
-        preferred_element_type=jnp.float32,
-        precision=matmul_precision(hidden),
-    )
-    if head.bias is not None:
-        logits = logits + head.bias.reshape((1,) * (hidden.ndim - 1) + (-1,)).astype(jnp.float32)
-    if head.softcap is not None:
-        logits = head.softcap * jnp.tanh(logits / head.softcap)
-    if head.vocab_size is not None:
-        real = (jnp.arange(logits.shape[-1]) < head.vocab_size).reshape((1,) * (hidden.ndim - 1) + (-1,))
-        logits = jnp.where(real, logits, -jnp.inf)
-    return logits
-
-
-def matmul_precision(operand: jax.Array) -> jax.lax.Precision | None:
-    """Full precision for float32 operands, which accelerators would round to bfloat16 or TF32; else their default."""
-    return jax.lax.Precision.HIGHEST if operand.dtype == jnp.float32 else None
+from jaxrlhf.types import LogprobOut
 
 
 def reference_logprobs(sides: tuple[Side, ...], given: Given, want: frozenset[str], trained: int) -> LogprobOut:

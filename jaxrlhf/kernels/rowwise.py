@@ -26,7 +26,7 @@ from jaxrlhf.kernels.walk import (
     read_tile,
     take_strip,
 )
-from jaxrlhf.ops.stats import reduce_stacked
+from jaxrlhf.ops.stats import is_metric, reduce_stacked
 from jaxrlhf.types import LogprobOut, Metrics
 
 TokenLossFn = Callable[[LogprobOut, jax.Array, Any, Any], tuple[jax.Array, Metrics]]
@@ -100,7 +100,20 @@ def call_loss(loss_fn: TokenLossFn, out: LogprobOut, extra: Extra) -> tuple[jax.
     def kept(leaf: jax.Array) -> jax.Array:
         return jnp.where(mask.reshape(-1, *(1 for _ in leaf.shape[1:])), leaf, jnp.zeros((), leaf.dtype))[None]
 
-    return loss_fn(jax.tree.map(kept, out), mask[None], jax.tree.map(kept, extra.aux), extra.given)
+    return _checked(loss_fn(jax.tree.map(kept, out), mask[None], jax.tree.map(kept, extra.aux), extra.given))
+
+
+def _checked(found: Any) -> tuple[jax.Array, Metrics]:
+    """What a loss returned, if it is a float32 scalar and metrics that add up."""
+    wanted = "loss_fn must return (loss, metrics), the loss a float32 scalar, metrics a dict of ops.stats classes"
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+        raise ValueError(f"{wanted}; it returned {type(found).__name__}")
+    loss, metrics = jnp.asarray(found[0]), found[1]
+    if loss.shape != () or loss.dtype != jnp.float32:
+        raise ValueError(f"{wanted}; its loss is {loss.dtype}{list(loss.shape)}")
+    if others := sorted(name for name, value in metrics.items() if not is_metric(value)):
+        raise ValueError(f"{wanted}; its metrics {others} are none: mean_of(values, mask), say, makes one")
+    return loss, metrics
 
 
 def no_loss(loss_fn: TokenLossFn, extra: Extra, rows: int, want: frozenset[str]) -> tuple[jax.Array, Metrics]:

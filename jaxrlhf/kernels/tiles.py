@@ -12,14 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.kernels.reference import matmul_precision
 from jaxrlhf.sharding.mesh import target_platform
-from jaxrlhf.types import Head
 
 T = TypeVar("T")
-
-
-_LARGEST = 3e38
 
 
 class TileSize(NamedTuple):
@@ -174,37 +169,3 @@ def columns_of(tile: jax.Array, tiles: Tiles, offset: jax.Array | int = 0) -> Co
     rows = first + jnp.arange(tiles.columns, dtype=jnp.int32)[None, :]
     words = rows + offset
     return Columns(first, words, (rows >= tile * tiles.columns) & (words < tiles.vocab_size))
-
-
-def tile_weight(head: Head, first: jax.Array, tiles: Tiles, dtype: jnp.dtype) -> jax.Array:
-    """The part of the head's weight that a tile of columns needs, in its own layout."""
-    axis = head.vocab_axis
-    return jax.lax.dynamic_slice_in_dim(head.weight, first, tiles.columns, axis).astype(dtype)
-
-
-def tile_logits(
-    hidden: jax.Array, head: Head, weight: jax.Array, inverse: jax.Array, first: jax.Array, tiles: Tiles
-) -> jax.Array:
-    """Logits [n, columns] of a tile, divided by the temperature, float32.
-
-    Args:
-        hidden: [n, D].
-        head: where bias, scale and soft cap come from.
-        weight: what `tile_weight` took.
-        inverse: of the temperature, float32 scalar.
-        first: see `Columns`.
-        tiles: the plan.
-    """
-    raw = head.scale * jnp.einsum(
-        "nd,vd->nv" if head.layout == "vd" else "nd,dv->nv",
-        hidden,
-        weight,
-        preferred_element_type=jnp.float32,
-        precision=matmul_precision(hidden),
-    )
-    if head.bias is not None:
-        raw = raw + jax.lax.dynamic_slice_in_dim(head.bias, first, tiles.columns).astype(jnp.float32)[None, :]
-    capped = raw if head.softcap is None else head.softcap * jnp.tanh(raw / head.softcap)
-    # The bound is never met. Without it compilers join this product and the subtraction of the maximum into one
-    # operation in some programs and not in others, and a log-probability would differ between them in its last digit.
-    return jnp.minimum(capped * inverse, _LARGEST)

@@ -11,14 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.kernels.gradient import (
-    Cotangent,
-    before_softcap,
-    by_hidden,
-    by_weight,
-    logits_gradients,
-)
+from jaxrlhf.kernels.gradient import Cotangent, logits_gradients
 from jaxrlhf.kernels.inputs import Side
+from jaxrlhf.kernels.logits import before_softcap, by_hidden, by_weight, tile_logits, tile_weight
 from jaxrlhf.kernels.statistics import Stats, add_stats, no_stats, tile_stats
 from jaxrlhf.kernels.tiles import (
     Columns,
@@ -29,8 +24,6 @@ from jaxrlhf.kernels.tiles import (
     over_rows,
     put_tile,
     take_tile,
-    tile_logits,
-    tile_weight,
 )
 
 
@@ -119,7 +112,7 @@ def vocabulary_gradients(of: Operands, stats: Stats, g: Cotangent, start: tuple[
 def take_strip(of: Operands, number: jax.Array) -> Strip:
     """A tile of columns, by its number."""
     columns = columns_of(number, of.tiles, of.offset)
-    weights = (tile_weight(side.head, columns.first, of.tiles, side.hidden.dtype) for side in of.sides)
+    weights = (tile_weight(side.head, columns.first, of.tiles.columns, side.hidden.dtype) for side in of.sides)
     return Strip(columns, tuple(weights))
 
 
@@ -142,7 +135,7 @@ def logits_at(of: Operands, strip: Strip, row_tile: jax.Array | int) -> tuple[ja
     """The logits [n, columns] of each side."""
     hidden = take_tile([side.hidden for side in of.sides], row_tile, of.tiles)
     return tuple(
-        tile_logits(own, side.head, weight, of.inverse, strip.columns.first, of.tiles)
+        tile_logits(own, side.head, weight, of.inverse, strip.columns.first, of.tiles.columns)
         for own, side, weight in zip(hidden, of.sides, strip.weights, strict=True)
     )
 

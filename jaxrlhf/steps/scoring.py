@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.kernels import fused_token_loss, linear_logprobs
-from jaxrlhf.kernels.reference import logits_of
+from jaxrlhf.kernels.logits import logits_of
 from jaxrlhf.kernels.rowwise import TokenLossFn
 from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import Sum

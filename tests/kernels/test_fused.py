@@ -1,5 +1,6 @@
 """`fused_token_loss` against the same loss of `linear_logprobs`, in value, metrics and gradient."""
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -15,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
 from jaxrlhf.kernels import fused_token_loss, linear_logprobs, tiles
-from jaxrlhf.ops.stats import Max, max_of, mean_of
+from jaxrlhf.ops.stats import Max, Sum, max_of, mean_of
 from jaxrlhf.types import Head, LogprobOut
 
 ROWS, WIDTH, VOCAB = 24, 16, 1000
@@ -275,14 +276,75 @@ def is_jaxpr(x: object) -> bool:
     return isinstance(x, Jaxpr | ClosedJaxpr)
 
 
+def on_mesh(*sizes: int):
+    return jax.set_mesh(jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3))
+
+
+def assert_same_on_a_mesh(
+    problem: Problem, loss_fn, sizes: tuple[int, ...], mask: jax.Array | None = None, **options
+) -> None:
+    expected = differentiated(fused_token_loss, loss_fn, problem, mask, **options)
+    with on_mesh(*sizes):
+        actual = differentiated(fused_token_loss, loss_fn, problem, mask, **options)
+    chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-5, atol=2e-6)
+
+
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 8), (8, 1, 1)], ids=str)
 def test_on_a_mesh(sizes: tuple[int, int, int]):
     problem = make_problem(bias=True)
-    expected = differentiated(fused_token_loss, clipped, problem, problem.mask, want=WANT)
-    mesh = jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
-    with jax.set_mesh(mesh):
-        actual = differentiated(fused_token_loss, clipped, problem, problem.mask, want=WANT)
+    assert_same_on_a_mesh(problem, clipped, sizes, problem.mask, want=WANT)
+
+
+def test_a_kl_on_a_mesh():
+    problem = make_problem(vocab_size=901)
+    assert_same_on_a_mesh(problem, with_kl, (2, 2, 2), want=("logp", "kl"), ref=problem.ref)
+
+
+def test_on_a_mesh_that_neither_rows_nor_words_divide_over():
+    problem = make_problem()
+    problem = problem._replace(head=Head(weight=problem.head.weight[:997]))  # 24 rows over 5, and a prime of words
+    with jax.set_mesh(jax.make_mesh((5, 1, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)):
+        actual = differentiated(fused_token_loss, clipped, problem, want=WANT)
+    expected = differentiated(fused_token_loss, clipped, problem, want=WANT)
     chex.assert_trees_all_close(jax.device_get(actual), jax.device_get(expected), rtol=1e-5, atol=2e-6)
+
+
+def test_devices_that_visit_different_numbers_of_tiles_wait_for_each_other(monkeypatch: pytest.MonkeyPatch):
+    # Four tiles of three rows a device; the mask leaves none of the first device's rows, and all of the second's.
+    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(3, 384))
+    mask = jnp.arange(ROWS) >= ROWS // 2
+    assert_same_on_a_mesh(make_problem(), clipped, (2, 1, 2), mask, want=WANT)
+
+
+@pytest.mark.parametrize("sizes", [None, (2, 1, 2)], ids=str)
+@pytest.mark.parametrize("vocab", [400, 1500])
+def test_judge_and_update_agree_to_the_last_digit(monkeypatch: pytest.MonkeyPatch, vocab: int, sizes):
+    # Two programs: one that scores what was sampled, and one that learns from it. PPO's first ratio must be exactly 1.
+    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(256, 512, held=100 * 4 * vocab))  # rows of other heights
+    rng = np.random.default_rng(vocab)
+    hidden, weight = (jnp.asarray(rng.normal(size=(n, WIDTH)), jnp.float32) for n in (600, vocab))
+    targets, mask = jnp.asarray(rng.integers(vocab, size=600)), jnp.asarray(rng.random(600) < 0.8)
+
+    def loss_fn(out, mask, old, given):
+        differ = Sum(jnp.sum(mask & (out.logp != old), dtype=jnp.float32))
+        return jnp.sum(jnp.exp(out.logp - old) - 0.01 * out.entropy), {"differ": differ, "tokens": Sum(jnp.sum(mask))}
+
+    @jax.jit
+    def judge(hidden, weight, temperature):
+        return linear_logprobs(hidden, weight, targets, mask=mask, temperature=temperature).logp
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def update(hidden, weight, temperature, old):
+        options = {"want": ("logp", "entropy"), "mask": mask, "temperature": temperature}
+        return fused_token_loss(loss_fn, hidden, weight, targets, old, **options)
+
+    with contextlib.nullcontext() if sizes is None else on_mesh(*sizes):
+        for temperature in (1.0, 0.6):
+            old = judge(hidden, weight, temperature)
+            (_, metrics), _ = update(hidden, weight, temperature, old)
+            assert metrics["tokens"].value == mask.sum()
+            assert metrics["differ"].value == 0
 
 
 def test_logits_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch):
@@ -307,11 +369,52 @@ def shapes_of(jaxpr: Jaxpr) -> list[tuple[int, ...]]:
 
 def test_a_temperature_a_row_is_an_error():
     problem = make_problem()
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match=r"temperature is float32\[\d+\]; expected a scalar"):
         linear_logprobs(problem.hidden, problem.head, problem.targets, temperature=jnp.ones(ROWS))
 
 
 def test_aux_of_another_shape_is_an_error():
     problem = make_problem()
-    with pytest.raises(AssertionError):
-        fused_token_loss(clipped, problem.hidden, problem.head, problem.targets, jnp.zeros(ROWS - 1), GIVEN, want=WANT)
+    aux = {"advantages": jnp.zeros(ROWS - 1)}
+    with pytest.raises(ValueError, match=r"aux\['advantages'\] is \[\d+\]; expected \[\d+\] first"):
+        fused_token_loss(clipped, problem.hidden, problem.head, problem.targets, aux, GIVEN, want=WANT)
+
+
+def test_the_example_of_the_docstring_is_the_plain_loss():
+    problem = make_problem()
+    mask = jnp.arange(ROWS) % 3 > 0
+    advantages = jnp.linspace(-1.0, 1.0, ROWS)
+
+    def loss_fn(out, mask, advantages, tokens):
+        loss = -jnp.sum(out.logp * advantages) / tokens
+        return loss, {"entropy": mean_of(out.entropy, mask)}
+
+    def of_hidden(hidden):
+        arguments = (hidden, problem.head, problem.targets, advantages, mask.sum())
+        return fused_token_loss(loss_fn, *arguments, want=("logp", "entropy"), mask=mask)
+
+    def plain(hidden):
+        out = linear_logprobs(hidden, problem.head, problem.targets, want=("logp", "entropy"), mask=mask)
+        return -jnp.sum(out.logp * advantages) / mask.sum(), jnp.sum(out.entropy) / mask.sum()
+
+    (loss, metrics), slope = jax.value_and_grad(of_hidden, has_aux=True)(problem.hidden)
+    (expected, entropy), expected_slope = jax.value_and_grad(plain, has_aux=True)(problem.hidden)
+    np.testing.assert_allclose([loss, metrics["entropy"].value], [expected, entropy], rtol=1e-5)
+    np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda logp: jnp.sum(logp), "it returned "),
+        (lambda logp: (logp, {}), r"its loss is float32\[1, \d+\]"),
+        (lambda logp: (jnp.sum(logp).astype(jnp.bfloat16), {}), "its loss is bfloat16"),
+        (lambda logp: (jnp.sum(logp), {"a": jnp.mean(logp)}), r"its metrics \['a'\] are none"),
+    ],
+)
+def test_a_loss_that_returns_anything_else_is_an_error(returned, message: str):
+    problem = make_problem()
+    with pytest.raises(ValueError, match=message):
+        fused_token_loss(
+            lambda out, mask, aux, given: returned(out.logp), problem.hidden, problem.head, problem.targets
+        )

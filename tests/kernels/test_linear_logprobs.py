@@ -446,9 +446,27 @@ def test_unknown_implementation_is_an_error_that_names_the_choices(name: str):
         linear_logprobs(jnp.ones((2, 3)), jnp.ones((5, 3)), jnp.zeros(2, int), implementation=name)
 
 
-def test_widths_that_differ_are_an_error():
-    with pytest.raises(AssertionError):
-        linear_logprobs(jnp.ones((2, 3)), jnp.ones((5, 4)), jnp.zeros(2, int))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": jnp.ones((5, 4))}, r"weight of `hidden` is float32\[5, 4\]; expected \[V, D\] with D = 3"),
+        ({"head": Head(weight=jnp.ones((5, 3)), layout="dv")}, r"expected \[D, V\] with D = 3"),
+        ({"head": Head(weight=jnp.ones((5, 3)), vocab_size=6)}, "has vocab_size=6, but its weight has 5 rows"),
+        ({"hidden": jnp.ones((1, 3))}, r"of `hidden` are float32\[1, 3\]; expected \[2\]"),
+        ({"targets": jnp.zeros(2)}, "targets are float32"),
+        ({"mask": jnp.ones((2, 1), bool)}, r"mask is bool\[2, 1\]; expected bool\[2\]"),
+        ({"mask": jnp.ones(2, int)}, r"mask is int32\[2\]; expected bool\[2\]"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(change: dict, message: str):
+    arguments = {"hidden": jnp.ones((2, 3)), "head": jnp.ones((5, 3)), "targets": jnp.zeros(2, int)} | change
+    with pytest.raises(ValueError, match=message):
+        linear_logprobs(**arguments)
+
+
+def test_an_unknown_layout_is_an_error():
+    with pytest.raises(ValueError, match="layout='vocab' is unknown"):
+        Head(weight=jnp.ones((5, 3)), layout="vocab")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("head_spec", [P(), P("tensor", "fsdp")], ids=["replicated", "sharded"])

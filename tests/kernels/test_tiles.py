@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from jaxrlhf.kernels import tiles as module
-from jaxrlhf.kernels.reference import logits_of
 from jaxrlhf.kernels.tiles import (
     Tiles,
     TileSize,
@@ -17,11 +16,8 @@ from jaxrlhf.kernels.tiles import (
     plan_tiles,
     put_tile,
     take_tile,
-    tile_logits,
     tile_size,
-    tile_weight,
 )
-from jaxrlhf.types import Head
 
 TILES = Tiles(rows=2, row_tiles=3, columns=4, vocab=10, vocab_size=8)  # columns at 0, 4 and 6: 6 and 7 come twice
 
@@ -57,21 +53,6 @@ def test_every_word_is_fresh_once():
         columns = columns_of(tile, TILES)
         fresh += columns.words[columns.fresh].tolist()
     assert fresh == list(range(8))
-
-
-@pytest.mark.parametrize("layout", ["vd", "dv"])
-def test_logits_of_the_tiles_are_the_logits(layout: str):
-    rng = np.random.default_rng(0)
-    hidden, weight = (jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (2, 10))
-    weight = weight if layout == "vd" else weight.T
-    head = Head(
-        weight=weight, bias=jnp.asarray(rng.normal(size=10), jnp.float32), softcap=2.0, scale=0.5, layout=layout
-    )
-    for tile in column_tiles(TILES):
-        first = columns_of(tile, TILES).first
-        part = tile_weight(head, first, TILES, hidden.dtype)
-        z = tile_logits(hidden, head, part, jnp.asarray(1 / 0.5), first, TILES)
-        np.testing.assert_allclose(z, logits_of(hidden, head)[:, int(first) : int(first) + 4] / 0.5, rtol=1e-6)
 
 
 def test_kept_rows_come_first_and_the_others_are_not_visited():
