@@ -143,7 +143,7 @@ def _sums(z: jax.Array, fresh: jax.Array, hit: jax.Array, entropy: bool) -> Sums
     z = jnp.where(fresh, z, -jnp.inf)
     top = jnp.maximum(jnp.max(z, axis=-1), _LOWEST)
     shifted = z - top[:, None]
-    # The choice changes nothing: exp(-inf) is 0. It keeps XLA:CPU from handing exponential and sum to a library together
+    # The choice changes nothing: exp(-inf) is 0. It keeps XLA:CPU from giving exponential and sum to a library together
     # where no entropy is wanted, whose exponential differs in the last digit, and with it a log-probability.
     e = jnp.where(fresh, jnp.exp(shifted), 0.0)
     weighted = jnp.sum(jnp.where(e > 0, e * shifted, 0.0), axis=-1) if entropy else None  # 0 * -inf is NaN
