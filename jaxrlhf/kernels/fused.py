@@ -16,18 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.kernels.chunked import (
-    Plan,
-    forward,
-    gather_gradient,
-    input_specs,
-    make_plan,
-    narrowed,
-    place,
-    side_specs,
-)
+from jaxrlhf.kernels.chunked import forward
 from jaxrlhf.kernels.division import combine_vocabulary, merge_rows, most_rows, row_spec, spread, sum_rows, whole_spec
 from jaxrlhf.kernels.inputs import Given, Side, take_inputs
+from jaxrlhf.kernels.plan import Plan, gather_gradient, input_specs, make_plan, narrowed, place, side_specs
 from jaxrlhf.kernels.rowwise import Extra, TokenLossFn, call_loss, loss_and_gradient
 from jaxrlhf.kernels.tiles import into_places
 from jaxrlhf.types import Head, Metrics
