@@ -1,20 +1,17 @@
-"""Batches of numpy arrays, and the one place where inputs and targets are shifted.
-
-A sequence of n ids gives n - 1 columns to a model that predicts: it reads `ids[:-1]`, the targets are `ids[1:]`, and
-column t counts if id t + 1 is to be imitated. A model that scores reads all n ids and counts at the last.
-"""
+"""Batches of numpy arrays: what each method reads of an index."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jaxrlhf.data.index import Index
-from jaxrlhf.data.prefixes import MaskedIds, shared_length, shared_rows
+from jaxrlhf.data.prefixes import shared_rows
 from jaxrlhf.data.shapes import Kind
+from jaxrlhf.data.token_rows import MaskedIds, Width, token_rows
 from jaxrlhf.types import PairBatch, PromptBatch, RankedBatch, TokenBatch, UnpairedBatch
 
 BatchKind = Literal[
@@ -32,21 +29,6 @@ BatchKind = Literal[
 shared ones a row holds all answers to a prompt."""
 
 Batch = TokenBatch | PairBatch | UnpairedBatch | RankedBatch | PromptBatch
-
-_MULTIPLE = 8  # accelerators pad rows to this anyway
-_MAX_COLUMN_SHARE = 0.75  # with more columns than this to read, picking them saves nothing
-
-
-class Width(NamedTuple):
-    """The static shape of a batch.
-
-    Attributes:
-        tokens: T, columns of a row.
-        columns: C, columns that a loss reads (of a sequence, where rows are shared), or None for all.
-    """
-
-    tokens: int
-    columns: int | None
 
 
 class Layout(NamedTuple):
@@ -70,58 +52,6 @@ class Layout(NamedTuple):
     arrange: Callable[[np.ndarray], np.ndarray] = lambda units: units
 
 
-def plan_widths(index: Index, kind: BatchKind, buckets: int = 1) -> tuple[Width, ...]:
-    """Chooses the shapes that batches of an index may have.
-
-    Args:
-        index: the index.
-        kind: the kind of batch.
-        buckets: number of shapes at most, at least 1; they are quantiles of the lengths.
-
-    Returns:
-        Ascending shapes; the last holds every unit.
-
-    Raises:
-        ValueError: if the index does not suit the kind of batch.
-    """
-    layout = LAYOUTS[kind]
-    if index.kind not in layout.index_kinds:
-        raise ValueError(f"{kind!r} batches need an index of {' or '.join(layout.index_kinds)}, not of {index.kind!r}")
-    lengths, columns = row_lengths(index, kind), _most_read(index, layout)
-    quantiles = np.quantile(lengths, np.arange(1, buckets + 1) / buckets, method="inverted_cdf")
-    widths = []
-    for tokens in sorted({_round_up(int(length)) for length in quantiles}):
-        most = _round_up(int(columns[lengths <= tokens].max()))
-        picked = layout.shared or 0 < most < _MAX_COLUMN_SHARE * tokens
-        widths.append(Width(tokens, most if picked else None))
-    return tuple(widths)
-
-
-def row_lengths(index: Index, kind: BatchKind) -> np.ndarray:
-    """For each unit the columns of its longest row, without padding, [n_units] int64."""
-    layout = LAYOUTS[kind]
-    if layout.shared:
-        return np.array([_unit_length(index, layout, unit) for unit in range(index.units)], np.int64)
-    lengths = np.diff(index.offsets) - layout.shift
-    return _of_units(index, lengths)
-
-
-def choose_width(index: Index, kind: BatchKind, widths: Sequence[Width], units: np.ndarray) -> Width:
-    """Returns the smallest shape that holds all units of a global batch, so that every process chooses the same.
-
-    Args:
-        index: the index.
-        kind: the kind of batch.
-        widths: ascending shapes, from `plan_widths`.
-        units: [B] int64, the units of the whole batch; -1 is an empty row.
-
-    Returns:
-        The shape.
-    """
-    longest = max((_unit_length(index, LAYOUTS[kind], int(unit)) for unit in units if unit >= 0), default=0)
-    return next(width for width in widths if width.tokens >= longest)
-
-
 def token_batch(index: Index, units: np.ndarray, width: Width) -> TokenBatch:
     """Returns a batch for a model that predicts, [B, T]; a unit with several sequences is packed into one row.
 
@@ -133,18 +63,17 @@ def token_batch(index: Index, units: np.ndarray, width: Width) -> TokenBatch:
     Returns:
         The batch.
     """
-    return _predict([_read(index, index.sequences_of(int(unit))) for unit in units], width)
+    return token_rows([read_unit(index, int(unit)) for unit in units], 1, width)
 
 
 def pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
     """Returns pairs for a model that predicts, such as DPO's; arguments as for `token_batch`, index "preference"."""
-    answers = _predict([_read(index, owned) for owned in _one_a_row(index, units, 2)], width)
-    return PairBatch(answers=_group(answers, 2), margin=_margins(index, units))
+    return PairBatch(answers=_apart(index, units, width, 2), margin=_margins(index, units))
 
 
 def shared_pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
     """Returns pairs as `pair_batch` does, both answers in one row behind what they have in common."""
-    return PairBatch(answers=_shared(index, units, width, "shared_pairs", 2), margin=_margins(index, units))
+    return PairBatch(answers=_together(index, units, width, 2), margin=_margins(index, units))
 
 
 def with_neighbours(units: np.ndarray) -> np.ndarray:
@@ -181,25 +110,23 @@ def unpaired_batch(index: Index, units: np.ndarray, width: Width) -> UnpairedBat
     Returns:
         The batch.
     """
-    own = [_read(index, index.sequences_of(int(unit))) for unit in units[:, 0]]
-    others = [_read(index, index.sequences_of(int(unit))) for unit in units[:, 1]]
+    own, others = ([read_unit(index, int(unit)) for unit in column] for column in units.T)
     mismatched = [_mismatch(mine, other, width.tokens + 1) for mine, other in zip(own, others, strict=True)]
     return UnpairedBatch(
-        answers=_predict(own, width),
+        answers=token_rows(own, 1, width),
         desirable=_array(np.where(units[:, 0] >= 0, index.desirable[units[:, 0]], False)),
-        mismatched=_predict(mismatched, width),
+        mismatched=token_rows(mismatched, 1, width),
     )
 
 
 def scored_pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
     """Returns pairs for a model that scores; arguments as for `token_batch`, index "preference"."""
-    answers = _score(index, _one_a_row(index, units, 2), width)
-    return PairBatch(answers=_group(answers, 2), margin=_margins(index, units))
+    return PairBatch(answers=_apart(index, units, width, 2, scores=True), margin=_margins(index, units))
 
 
 def shared_scored_pair_batch(index: Index, units: np.ndarray, width: Width) -> PairBatch:
     """Returns pairs as `scored_pair_batch` does, both answers in one row behind what they have in common."""
-    return PairBatch(answers=_shared(index, units, width, "shared_scored_pairs", 2), margin=_margins(index, units))
+    return PairBatch(answers=_together(index, units, width, 2, scores=True), margin=_margins(index, units))
 
 
 def scored_ranked_batch(index: Index, units: np.ndarray, width: Width) -> RankedBatch:
@@ -208,14 +135,14 @@ def scored_ranked_batch(index: Index, units: np.ndarray, width: Width) -> Ranked
     Arguments as for `token_batch`, index "ranked" or "preference".
     """
     most = most_answers(index)
-    answers = _score(index, _one_a_row(index, units, most), width)
-    return RankedBatch(answers=_group(answers, most), ranks=_ranks(index, units, most))
+    answers = _apart(index, units, width, most, scores=True)
+    return RankedBatch(answers=answers, ranks=_ranks(index, units, most))
 
 
 def shared_scored_ranked_batch(index: Index, units: np.ndarray, width: Width) -> RankedBatch:
     """Returns K answers as `scored_ranked_batch` does, all in one row behind what they have in common."""
     most = most_answers(index)
-    answers = _shared(index, units, width, "shared_scored_ranked", most)
+    answers = _together(index, units, width, most, scores=True)
     return RankedBatch(answers=answers, ranks=_ranks(index, units, most))
 
 
@@ -240,6 +167,21 @@ def prompt_batch(index: Index, units: np.ndarray, width: Width) -> PromptBatch:
     return PromptBatch(tokens=_array(tokens), segment_ids=_array(segment_ids), row_ids=_array(row_ids))
 
 
+def read_unit(index: Index, unit: int, *, scores: bool = False) -> list[MaskedIds]:
+    """The sequences of a unit, none for -1.
+
+    Args:
+        index: the index.
+        unit: number of the unit.
+        scores: for a model that scores, the mask is True at the last id alone, whatever is to be imitated.
+
+    Returns:
+        Ids and mask of each sequence.
+    """
+    sequences = [index.sequence(int(number)) for number in index.sequences_of(unit)]
+    return [(ids, np.arange(1, len(ids) + 1) == len(ids)) for ids, _ in sequences] if scores else sequences
+
+
 LAYOUTS: dict[BatchKind, Layout] = {
     "tokens": Layout(("sft",), 1, False, token_batch),
     "pairs": Layout(("preference",), 1, False, pair_batch),
@@ -254,21 +196,21 @@ LAYOUTS: dict[BatchKind, Layout] = {
 """Every kind of batch."""
 
 
-def _read(index: Index, numbers: np.ndarray) -> list[MaskedIds]:
-    return [index.sequence(int(number)) for number in numbers]
+def _apart(index: Index, units: np.ndarray, width: Width, most: int, *, scores: bool = False) -> TokenBatch:
+    """The answers of each unit, each in a row of its own, filled up to `most` rows with empty ones: [B, most, T]."""
+    answers = [read_unit(index, int(unit), scores=scores) for unit in units]
+    rows = [owned[i : i + 1] for owned in answers for i in range(most)]
+    batch = token_rows(rows, 0 if scores else 1, width)
+    arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    grouped: dict[str, Any] = {name: x.reshape(-1, most, x.shape[-1]) for name, x in arrays.items() if x is not None}
+    return TokenBatch(**grouped)
 
 
-def _answers(index: Index, unit: int, layout: Layout) -> list[MaskedIds]:
-    """The answers of a unit, with the mask at the last token alone for a model that scores."""
-    answers = _read(index, index.sequences_of(unit))
-    return [(ids, np.arange(1, len(ids) + 1) == len(ids)) for ids, _ in answers] if layout.scores else answers
-
-
-def _shared(index: Index, units: np.ndarray, width: Width, kind: BatchKind, answers: int) -> TokenBatch:
-    layout = LAYOUTS[kind]
+def _together(index: Index, units: np.ndarray, width: Width, most: int, *, scores: bool = False) -> TokenBatch:
+    """The answers of each unit, at most `most`, in one row: [B, T], with `columns` [B, most, C]."""
     assert width.columns is not None
-    rows = [_answers(index, int(unit), layout) for unit in units]
-    return shared_rows(rows, layout.shift, answers=answers, tokens=width.tokens, columns=width.columns)
+    answers = [read_unit(index, int(unit), scores=scores) for unit in units]
+    return shared_rows(answers, 0 if scores else 1, answers=most, tokens=width.tokens, columns=width.columns)
 
 
 def _mismatch(mine: list[MaskedIds], other: list[MaskedIds], most: int) -> list[MaskedIds]:
@@ -281,73 +223,6 @@ def _mismatch(mine: list[MaskedIds], other: list[MaskedIds], most: int) -> list[
     return [(joined[0][:most], joined[1][:most])]
 
 
-def _predict(rows: Sequence[list[MaskedIds]], width: Width) -> TokenBatch:
-    """Rows of sequences, each shifted by itself, so that the first token of a segment is nobody's target."""
-    arrays = _blank(len(rows), width)
-    for row, sequences in enumerate(rows):
-        start = 0
-        for segment, (ids, trained) in enumerate(sequences, start=1):
-            span = slice(start, start + len(ids) - 1)
-            arrays["tokens"][row, span] = ids[:-1]
-            arrays["targets"][row, span] = ids[1:]
-            arrays["mask"][row, span] = trained[1:]
-            arrays["positions"][row, span] = np.arange(len(ids) - 1)
-            arrays["segment_ids"][row, span] = segment
-            start = span.stop
-    return _finish(arrays, width)
-
-
-def _score(index: Index, rows: Sequence[np.ndarray], width: Width) -> TokenBatch:
-    """Rows of one whole sequence at most; the mask is True at its last token."""
-    arrays = _blank(len(rows), width)
-    for row, sequences in enumerate(rows):
-        for sequence in sequences:
-            ids, _ = index.sequence(int(sequence))
-            arrays["tokens"][row, : len(ids)] = ids
-            arrays["mask"][row, len(ids) - 1] = True
-            arrays["positions"][row, : len(ids)] = np.arange(len(ids))
-            arrays["segment_ids"][row, : len(ids)] = 1
-    return _finish(arrays, width)
-
-
-def _blank(rows: int, width: Width) -> dict[str, np.ndarray]:
-    names = ("tokens", "targets", "positions", "segment_ids")
-    arrays = {name: np.zeros((rows, width.tokens), np.int32) for name in names}
-    return arrays | {"mask": np.zeros((rows, width.tokens), bool)}
-
-
-def _finish(arrays: dict[str, np.ndarray], width: Width) -> TokenBatch:
-    fields: dict[str, Any] = dict(arrays)
-    if width.columns is not None:
-        fields["columns"] = _columns(arrays["mask"], width.columns)
-    return TokenBatch(**fields)
-
-
-def _columns(mask: np.ndarray, count: int) -> np.ndarray:
-    """Where each row of the mask is True, [B, count], padded with T."""
-    columns = np.full((len(mask), count), mask.shape[1], np.int32)
-    for row, row_mask in enumerate(mask):
-        found = np.flatnonzero(row_mask)
-        columns[row, : len(found)] = found
-    return columns
-
-
-def _one_a_row(index: Index, units: np.ndarray, most: int) -> list[np.ndarray]:
-    """The answers of each unit, each in a row of its own, filled up to `most` rows with empty ones."""
-    rows: list[np.ndarray] = []
-    for unit in units:
-        owned = index.sequences_of(int(unit))
-        rows += [owned[i : i + 1] for i in range(most)]
-    return rows
-
-
-def _group(batch: TokenBatch, size: int) -> TokenBatch:
-    """[B * size, ...] to [B, size, ...]."""
-    arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-    grouped: dict[str, Any] = {name: x.reshape(-1, size, x.shape[-1]) for name, x in arrays.items() if x is not None}
-    return TokenBatch(**grouped)
-
-
 def _ranks(index: Index, units: np.ndarray, most: int) -> Any:
     ranks = np.zeros((len(units), most), np.int32)
     for row, unit in enumerate(units):
@@ -358,31 +233,6 @@ def _ranks(index: Index, units: np.ndarray, most: int) -> Any:
 
 def _margins(index: Index, units: np.ndarray) -> Any:
     return np.where(units >= 0, index.margins[units], 0).astype(np.float32)
-
-
-def _most_read(index: Index, layout: Layout) -> np.ndarray:
-    """For each unit the most columns that count in a row, or of an answer where they share one, [n_units] int64."""
-    trained = np.add.reduceat(index.mask, index.offsets[:-1], dtype=np.int64)
-    return _of_units(index, np.ones_like(trained) if layout.scores else trained)
-
-
-def _of_units(index: Index, numbers: np.ndarray) -> np.ndarray:
-    """From numbers of sequences to those of units: the sum of what is packed in one row, the most of several rows."""
-    if index.bins is not None:
-        return np.array([numbers[packed].sum() for packed in index.bins])
-    return np.maximum.reduceat(numbers, index.groups[:-1])
-
-
-def _unit_length(index: Index, layout: Layout, unit: int) -> int:
-    if layout.shared:
-        return shared_length(_answers(index, unit, layout), layout.shift)
-    sequences = index.sequences_of(unit)
-    lengths = index.offsets[sequences + 1] - index.offsets[sequences] - layout.shift
-    return int(lengths.sum() if index.bins is not None else lengths.max())
-
-
-def _round_up(number: int) -> int:
-    return -(-number // _MULTIPLE) * _MULTIPLE
 
 
 def _array(array: np.ndarray) -> Any:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from jaxrlhf.data.batches import LAYOUTS, Batch, BatchKind, choose_width, plan_widths
+from jaxrlhf.data.batches import LAYOUTS, Batch, BatchKind
 from jaxrlhf.data.index import Index
+from jaxrlhf.data.widths import choose_width, plan_widths
 from jaxrlhf.types import PromptBatch
 
 _PREFETCHED = 4  # batches made ahead, by as many threads

@@ -8,21 +8,18 @@ has one target.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from jaxrlhf.data.token_rows import MaskedIds, blank_rows, write_sequence
 from jaxrlhf.types import TokenBatch
-
-MaskedIds = tuple[np.ndarray, np.ndarray]
-"""Ids [n] of a prompt with an answer, and a bool mask [n]: the ids that a loss reads, one at least."""
 
 
 def shared_prefix(answers: Sequence[MaskedIds], shift: int) -> int:
     """How many ids all answers have in common, before the first column that is read of any of them.
 
     Args:
-        answers: one or more; they need not have the same prompt.
+        answers: one or more, of each of which an id is read; they need not have the same prompt.
         shift: ids that a sequence loses when it is shifted: 1 for a model that predicts, 0 for one that scores.
 
     Returns:
@@ -54,9 +51,8 @@ def shared_rows(
     Returns:
         `TokenBatch` of [B, T] with `prefix_ids`, and `columns` [B, K, C].
     """
-    names = ("tokens", "targets", "positions", "segment_ids", "prefix_ids")
-    arrays: dict[str, Any] = {name: np.zeros((len(rows), tokens), np.int32) for name in names}
-    arrays["mask"] = np.zeros((len(rows), tokens), bool)
+    arrays = blank_rows(len(rows), tokens)
+    arrays["prefix_ids"] = np.zeros((len(rows), tokens), np.int32)
     arrays["columns"] = np.full((len(rows), answers, columns), tokens, np.int32)
     for row, sequences in enumerate(rows):
         if sequences:
@@ -73,13 +69,7 @@ def _fill(row: dict[str, np.ndarray], answers: Sequence[MaskedIds], shift: int) 
     ]
     start = 0
     for segment, (position, ids, mask) in enumerate(parts, start=1):
-        count = len(ids) - shift
-        span = slice(start, start + count)
-        row["tokens"][span] = ids[:count]
-        row["targets"][span] = ids[shift:] if shift else 0
-        row["mask"][span] = mask[shift:]
-        row["positions"][span] = position + np.arange(count)
-        row["segment_ids"][span] = segment
+        span = write_sequence(row, (ids, mask), shift, start=start, segment=segment, position=position)
         row["prefix_ids"][span] = int(segment > 1)
         if segment > 1:
             found = start + np.flatnonzero(mask[shift:])

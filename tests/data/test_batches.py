@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from jaxrlhf.data.batches import (
-    Width,
-    choose_width,
     pair_batch,
-    plan_widths,
     prompt_batch,
+    read_unit,
     scored_pair_batch,
     scored_ranked_batch,
     token_batch,
@@ -17,6 +15,8 @@ from jaxrlhf.data.batches import (
 )
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.indexing import build_index
+from jaxrlhf.data.token_rows import Width
+from jaxrlhf.data.widths import plan_widths
 from tests.data.indices import make_index
 from tests.data.tokenizers import byte_level
 
@@ -28,29 +28,20 @@ UNPAIRED = make_index(
 )
 
 
-def test_inputs_and_targets_are_shifted_by_one():
-    batch = token_batch(THREE, np.array([0, 1]), Width(4, None))
-    assert batch.tokens.tolist() == [[5, 6, 7, 0], [9, 0, 0, 0]]
-    assert batch.targets.tolist() == [[6, 7, 8, 0], [10, 0, 0, 0]]
-    assert batch.mask.tolist() == [[False, True, True, False], [True, False, False, False]]
-    assert batch.positions.tolist() == [[0, 1, 2, 0], [0, 0, 0, 0]]
-    assert batch.segment_ids.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+def test_a_row_holds_a_unit():
+    batch = token_batch(THREE, np.array([2, 0]), Width(4, 3))
+    assert batch.tokens.tolist() == [[11, 12, 0, 0], [5, 6, 7, 0]]
+    assert batch.targets.tolist() == [[12, 13, 0, 0], [6, 7, 8, 0]]
+    assert batch.mask.tolist() == [[True, True, False, False], [False, True, True, False]]
+    assert batch.columns is not None and batch.columns.tolist() == [[0, 1, 4], [1, 2, 4]]
+
+
+def test_a_row_holds_all_that_was_packed_into_it():
+    index = dataclasses.replace(THREE, bins=(np.array([0, 2]), np.array([1])), source=np.zeros(2, np.int32))
+    batch = token_batch(index, np.array([1, 0]), Width(8, None))
+    assert batch.tokens.tolist() == [[9, 0, 0, 0, 0, 0, 0, 0], [5, 6, 7, 11, 12, 0, 0, 0]]
+    assert batch.segment_ids.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 2, 2, 0, 0, 0]]
     assert batch.columns is None
-
-
-def test_columns_are_where_the_mask_is_true():
-    batch = token_batch(THREE, np.array([0, 1]), Width(4, 3))
-    assert batch.columns is not None and batch.columns.tolist() == [[1, 2, 4], [0, 4, 4]]
-
-
-def test_packed_sequences_have_segments_positions_and_no_target_across_the_seam():
-    index = dataclasses.replace(THREE, bins=(np.array([0, 1, 2]),), source=np.zeros(1, np.int32))
-    batch = token_batch(index, np.array([0]), Width(8, None))
-    assert batch.tokens.tolist() == [[5, 6, 7, 9, 11, 12, 0, 0]]
-    assert batch.targets.tolist() == [[6, 7, 8, 10, 12, 13, 0, 0]]
-    assert batch.segment_ids.tolist() == [[1, 1, 1, 2, 3, 3, 0, 0]]
-    assert batch.positions.tolist() == [[0, 1, 2, 0, 0, 1, 0, 0]]
-    assert batch.mask.tolist() == [[False, True, True, True, True, True, False, False]]
 
 
 def test_packing_keeps_every_prediction_of_the_unpacked_rows():
@@ -157,55 +148,9 @@ def test_prompts_end_at_the_same_column():
     assert batch.segment_ids.tolist() == [[0, 1, 1, 1], [0, 0, 0, 1]]
 
 
-def _lengths_index(lengths, trained=1):
-    return make_index("sft", [(np.arange(1, n + 2), n + 1 - trained) for n in lengths])
-
-
-def test_one_width_holds_the_longest_row():
-    assert plan_widths(_lengths_index([3, 9, 33]), "tokens") == (Width(40, 8),)
-
-
-def test_columns_are_given_up_when_most_would_be_read():
-    index = make_index("sft", [(np.arange(1, 34), 9)])  # 32 columns, 24 of them read: not below three quarters
-    assert plan_widths(index, "tokens") == (Width(32, None),)
-    index = make_index("sft", [(np.arange(1, 42), 17)])  # 40 columns, 24 of them read
-    assert plan_widths(index, "tokens") == (Width(40, 24),)
-
-
-def test_widths_are_quantiles_and_a_batch_takes_the_smallest_that_holds_it():
-    index = _lengths_index([3, 5, 20, 22, 60, 62])
-    widths = plan_widths(index, "tokens", 3)
-    assert [width.tokens for width in widths] == [8, 24, 64]
-    assert [choose_width(index, "tokens", widths, np.array(units)).tokens for units in ([0, 1], [1, 3], [4, 0])] == [
-        8,
-        24,
-        64,
-    ]
-    assert choose_width(index, "tokens", widths, np.array([0, -1])).tokens == 8
-
-
-def test_a_narrow_width_has_columns_for_its_own_rows():
-    index = make_index("sft", [(np.arange(1, 50), 47), (np.arange(1, 202), 101)])
-    assert plan_widths(index, "tokens", 2) == (Width(48, 8), Width(200, 104))
-
-
-def test_packed_rows_are_measured_whole():
-    index = dataclasses.replace(THREE, bins=(np.array([0, 2]), np.array([1])), source=np.zeros(2, np.int32))
-    assert plan_widths(index, "tokens") == (Width(8, None),)
-    assert choose_width(index, "tokens", (Width(4, None), Width(8, None)), np.array([0])).tokens == 8
-
-
-def test_a_scorer_needs_one_more_column_than_a_predictor():
-    index = make_index("preference", [(np.arange(9), 1), (np.arange(9), 1)], groups=[0, 2], ranks=[1, 2])
-    assert plan_widths(index, "pairs")[0].tokens == 8
-    assert plan_widths(index, "scored_pairs")[0].tokens == 16
-
-
-def test_an_index_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="'pairs' batches need an index of preference, not of 'sft'"):
-        plan_widths(THREE, "pairs")
-
-
-def test_prompts_have_no_columns_to_read():
-    prompts = build_index("prompt", [[{"prompt": "uvw"}]], byte_level(), DataConfig())
-    assert plan_widths(prompts, "prompts") == (Width(8, None),)
+def test_a_unit_is_read_with_what_is_to_be_imitated_or_where_it_is_scored():
+    chosen, rejected = read_unit(PAIR, 0)
+    assert (chosen[0].tolist(), chosen[1].tolist()) == ([5, 6, 7], [False, True, True])
+    assert (rejected[0].tolist(), rejected[1].tolist()) == ([5, 8], [False, True])
+    assert [mask.tolist() for _, mask in read_unit(PAIR, 0, scores=True)] == [[False, False, True], [False, True]]
+    assert read_unit(PAIR, -1) == read_unit(PAIR, -1, scores=True) == []

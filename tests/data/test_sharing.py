@@ -3,10 +3,11 @@ import logging
 import numpy as np
 import pytest
 
-from jaxrlhf.data.batches import Width, plan_widths
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.loader import Loader
-from jaxrlhf.data.sharing import share_prompts
+from jaxrlhf.data.sharing import sampled_should_share, share_prompts
+from jaxrlhf.data.token_rows import Width
+from jaxrlhf.data.widths import plan_widths
 from jaxrlhf.types import PairBatch
 from tests.data.indices import make_index
 
@@ -29,6 +30,15 @@ def test_long_prompts_are_shared_and_short_ones_are_not(caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answers", "length", "expected"),
+    [(512, 8, 64, True), (512, 8, 512, False), (16, 8, 64, False), (96, 2, 16, True), (1, 2, 16, False)],
+)
+def test_sampled_answers_share_long_prompts(prompt: int, answers: int, length: int, expected: bool):
+    index = make_index("prompt", [(np.full(prompt, 9), prompt)] * 3)
+    assert sampled_should_share(index, 1, answers=answers, length=length) is expected
+
+
 @pytest.mark.parametrize("kind", ["scored_pairs", "scored_ranked"])
 def test_reward_models_share_prompts_too(kind):
     assert share_prompts(pairs(96, 32), kind, DataConfig()) == f"shared_{kind}"
@@ -45,9 +55,24 @@ def test_many_answers_of_one_prompt_are_not_put_in_a_row_so_long_that_attention_
     assert share_prompts(ranked(16), "scored_ranked", DataConfig()) == "scored_ranked"
 
 
-def test_the_config_has_the_last_word():
-    assert share_prompts(pairs(8, 32), "pairs", DataConfig(share_prompts=True)) == "shared_pairs"
-    assert share_prompts(pairs(96, 32), "pairs", DataConfig(share_prompts=False)) == "pairs"
+def test_the_config_has_the_last_word(caplog):
+    why_not = "attention on splash needs that"
+    with caplog.at_level(logging.INFO, logger="jaxrlhf"):
+        assert share_prompts(pairs(8, 32), "pairs", DataConfig(share_prompts=True), why_not=why_not) == "shared_pairs"
+        assert share_prompts(pairs(96, 32), "pairs", DataConfig(share_prompts=False), "training") == "pairs"
+    assert caplog.messages == [
+        "evaluation data: answers share the row of their prompt (data.share_prompts=true): 72 columns, not 2 x 40",
+        "training data: answers have a row each (data.share_prompts=false): 2 x 128 columns, not 160 shared ones",
+    ]
+
+
+def test_prompts_are_not_shared_where_something_speaks_against_it(caplog):
+    why_not = "attention on splash needs that"
+    with caplog.at_level(logging.INFO, logger="jaxrlhf"):
+        assert share_prompts(pairs(96, 32), "pairs", DataConfig(), why_not=why_not) == "pairs"
+    assert caplog.messages == [
+        f"evaluation data: answers have a row each ({why_not}): 2 x 128 columns, not 160 shared ones"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["tokens", "unpaired", "prompts"])

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.data.batches import LAYOUTS, plan_widths
+from jaxrlhf.data.batches import LAYOUTS
+from jaxrlhf.data.widths import plan_widths
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.place import place_batch, to_host
