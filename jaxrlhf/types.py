@@ -140,6 +140,8 @@ class Samples:
 class Rollout:
     """What PPO and GRPO learn from. Every [B, R] array describes `targets[:, t]` of the response.
 
+    Where the K answers to a prompt share its row (GRPO), [B, K, R] and [B, K] stand for [B, R] and [B].
+
     Attributes:
         batch: `TokenBatch` of prompt and response, with `columns` [B, R] at the response targets.
         mask: [B, R] bool, True at response tokens.

@@ -23,6 +23,7 @@ from jaxrlhf.data.sharing import share_prompts
 from jaxrlhf.data.sources import comparison_kind
 from jaxrlhf.evaluation.intervals import Proportion, pair_accuracy, win_rate
 from jaxrlhf.evaluation.metrics import average
+from jaxrlhf.models.attention import check_attention, why_not_share
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
@@ -40,12 +41,14 @@ def run(config: EvaluateConfig) -> Result:
     """Measures a model, prints the result and writes it to `config.out` if that is given.
 
     Raises:
-        ValueError: if that file exists, or what is read is bad.
+        ValueError: if that file exists, batches do not divide over the devices, these cannot have the attention that is
+            asked for, or what is read is bad.
     """
     check_new(config.out, "the result")
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
+    check_attention(mesh, config.compute, prefixes=config.data.share_prompts is True)
     measures = {"perplexity": _perplexity, "accuracy": _accuracy, "win_rate": _win_rate}
     with jax.set_mesh(mesh):
         result = measures[config.measure](config, mesh)
@@ -133,7 +136,8 @@ def _loader(config: EvaluateConfig, mesh: Mesh, start: Start, kind: BatchKind) -
     log_report(index)
     check_positions(start, index.report.longest, "lower data.max_length")
     rows = process_rows(mesh, config.batch_size)
-    kind = share_prompts(index, kind, config.data)
+    why_not = why_not_share(start.config, config.compute, index.report.longest)
+    kind = share_prompts(index, kind, config.data, why_not=why_not)
     return Loader(index, kind, config.batch_size, 0, rows=rows, buckets=config.data.buckets)
 
 

@@ -24,12 +24,13 @@ from jaxrlhf.data.loader import Loader
 from jaxrlhf.data.rowlog import Row
 from jaxrlhf.data.sources import Source
 from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.models.attention import check_attention
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.models.decoder import make_model, unstack_layers
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
-from jaxrlhf.steps.experience import response_batch, scorer_batch
+from jaxrlhf.steps.responses import response_batch, scorer_batch
 from jaxrlhf.steps.scoring import sequence_logprobs, sequence_scores, token_logprobs
 from jaxrlhf.trainers.start import Start, check_positions, load_start
 from jaxrlhf.types import PromptBatch, Samples
@@ -111,11 +112,13 @@ def open_prompts(config: GenerateConfig | BestOfNConfig) -> Iterator[tuple[Start
     """Sets the mesh that a command asks for, and loads its policy and its prompts.
 
     Raises:
-        ValueError: if batches do not divide over the devices, or what is read is bad.
+        ValueError: if batches do not divide over the devices, these cannot have the attention that is asked for, or
+            what is read is bad.
     """
     initialize()
     mesh = open_mesh(config.mesh)
     check_batch(mesh, "batch_size", config.batch_size)
+    check_attention(mesh, config.compute)
     with jax.set_mesh(mesh):
         policy = load_start(config.model, mesh)
         source = DatasetConfig(path=config.dataset)

@@ -18,7 +18,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.models.attention import Mix, keep_of_kernels, make_mix
+from jaxrlhf.models.attention import Mix, make_mix
+from jaxrlhf.models.attention_backends import keep_of_kernels
 from jaxrlhf.models.cache import make_cache, open_slots
 from jaxrlhf.models.config import ComputeConfig, ModelConfig
 from jaxrlhf.models.layers import INIT_STD, Block, RMSNorm

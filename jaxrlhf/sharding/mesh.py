@@ -89,10 +89,14 @@ def constrain(x: jax.Array, *spec: Axis) -> jax.Array:
 def target_platform() -> str:
     """What the program is compiled for: "cpu", "cuda", "rocm" or "tpu".
 
-    That of the mesh's devices if a mesh is set, else that of the default device; so a program that is compiled for
+    That of the mesh's devices if a mesh is set, else that of jax's default device; so a program that is compiled for
     devices which are not there is traced under a mesh of them.
     """
-    device: Any = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return platform_of(jax.sharding.get_abstract_mesh().abstract_device or _default_device())
+
+
+def platform_of(device: Any) -> str:
+    """What programs for a device, or an abstract one, are compiled for: "cpu", "cuda", "rocm" or "tpu"."""
     if device.platform in ("gpu", "cuda", "rocm"):
         return "cuda" if "NVIDIA" in device.device_kind else "rocm"
     return device.platform
@@ -125,6 +129,13 @@ def axis_size(axis: Axis, sizes: Mapping[str, int]) -> int:
 def divides(size: int, axis: Axis, sizes: Mapping[str, int]) -> bool:
     """Whether a dimension of `size` divides evenly over an axis, several or none, given the size of each."""
     return size % axis_size(axis, sizes) == 0
+
+
+def _default_device() -> Any:
+    """Where jax runs what is divided over no mesh; `jax_default_device` is a device, a platform's name or None."""
+    config: Any = jax.config  # whose flags are attributes that type checkers do not see
+    chosen = config.jax_default_device
+    return jax.devices(chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
 
 
 def _resolve(sizes: tuple[int, int, int], devices: int) -> tuple[int, ...]:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.losses import group_std, kl_estimate
-from jaxrlhf.losses.kl import last_token
-from jaxrlhf.ops.masked import masked_sum, positions_of
+from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import Mean, Sum, max_of, mean_of, min_of
-from jaxrlhf.steps.scoring import sequence_scores, token_logprobs, token_values
+from jaxrlhf.steps.responses import response_batch, scorer_batch, shared_response_batch
+from jaxrlhf.steps.scoring import flat_answers, num_tokens, sequence_scores, token_logprobs, token_values
 from jaxrlhf.steps.update import join_rows, split_rows
 from jaxrlhf.types import Hyper, Metrics, Model, Params, PromptBatch, Samples, TokenBatch, TrainState
 
@@ -24,7 +24,7 @@ class Experience:
     """Sampled answers and what everyone says of them; [B, R] arrays are float32 and 0 outside the answer.
 
     Attributes:
-        batch: prompts and answers as `response_batch` makes them.
+        batch: prompts and answers as `responses.response_batch` or `shared_response_batch` makes them.
         samples: `Samples` of B rows.
         logprobs: [B, R], under the policy, by the training forward, or None if answers are only scored.
         ref_logprobs: [B, R], under the reference, or None without one.
@@ -67,6 +67,7 @@ def make_judge(
     *,
     rows_at_once: int,
     answers: int,
+    share_prompts: bool = False,
     exact_kl: bool = False,
 ) -> JudgeFn:
     """Builds `judge(trained, frozen, prompts, samples, hyper) -> Experience`.
@@ -80,8 +81,9 @@ def make_judge(
         policy: also the reference, under other parameters; None leaves both out.
         critic: a model with a scalar head, or None.
         scorer: a reward model that reads the policy's tokens, or None.
-        rows_at_once: rows of a micro-batch of the update; a batch of more rows is a multiple of it.
+        rows_at_once: answers in a micro-batch of the update; a batch of more is a multiple of it.
         answers: answers to each prompt.
+        share_prompts: whether the answers to a prompt share a row, see `responses.shared_response_batch`.
         exact_kl: whether the KL to the reference is summed over the vocabulary, besides being estimated.
     """
 
@@ -92,8 +94,10 @@ def make_judge(
         samples: Samples,
         hyper: Hyper,
     ) -> Experience:
-        prompts = jax.tree.map(lambda leaf: jnp.repeat(leaf, answers, axis=0), prompts)
-        batch = response_batch(prompts, samples)
+        each = jax.tree.map(lambda leaf: jnp.repeat(leaf, answers, axis=0), prompts)
+        batch = shared_response_batch(prompts, samples) if share_prompts else response_batch(each, samples)
+        rows = batch.tokens.shape[0]
+        whole = None if scorer is None else _stack(scorer_batch(each, samples), rows)
 
         def logprobs(params: Params | None, batch: TokenBatch) -> jax.Array | None:
             if policy is None or params is None:
@@ -106,7 +110,13 @@ def make_judge(
             params, reference, heat = trained["policy"], frozen["reference"], hyper["temperature"]
             return token_logprobs(policy, params, batch, want=["kl"], temperature=heat, ref_params=reference)[0].kl
 
-        def one(part: tuple[TokenBatch, TokenBatch]) -> dict[str, Any]:
+        def scores(whole: TokenBatch | None) -> dict[str, jax.Array]:
+            if scorer is None or whole is None:
+                return {}
+            scores = sequence_scores(scorer, frozen["scorer"], flat_answers(whole))
+            return {"reward_model": scores.reshape(whole.tokens.shape[:2])}
+
+        def one(part: tuple[TokenBatch, TokenBatch | None]) -> dict[str, Any]:
             batch, whole = part
             return {
                 # Apart from the KL, which would be one program with it: the ratio of the first update is exactly 1
@@ -115,47 +125,16 @@ def make_judge(
                 "ref_logprobs": logprobs(frozen.get("reference"), batch),
                 "kl": kl(batch),
                 "values": None if critic is None else token_values(critic, trained["critic"], batch),
-                "scores": {} if scorer is None else {"reward_model": sequence_scores(scorer, frozen["scorer"], whole)},
+                "scores": scores(whole),
             }
 
-        rows = (batch, scorer_batch(prompts, samples))
-        parts = max(1, batch.tokens.shape[0] // rows_at_once)
-        said = one(rows) if parts == 1 else join_rows(jax.lax.map(one, split_rows(rows, parts)))
-        return Experience(batch=batch, samples=samples, **said)
+        parts = max(1, samples.mask.shape[0] // rows_at_once)
+        said = one((batch, whole)) if parts == 1 else join_rows(jax.lax.map(one, split_rows((batch, whole), parts)))
+        own = {name: values.reshape(-1) for name, values in said.pop("scores").items()}
+        said = jax.tree.map(lambda leaf: leaf.reshape(samples.mask.shape), said)
+        return Experience(batch=batch, samples=samples, scores=own, **said)
 
     return judge
-
-
-def response_batch(prompts: PromptBatch, samples: Samples) -> TokenBatch:
-    """Prompts and their answers as one `TokenBatch` [B, P + R - 1] whose columns are the R response targets.
-
-    Args:
-        prompts: `PromptBatch` of B rows, one for each answer.
-        samples: `Samples` of B rows.
-    """
-    ids, segments = _joined(prompts, samples)
-    width, length = prompts.tokens.shape[1], samples.tokens.shape[1]
-    columns = jnp.arange(width - 1, width - 1 + length, dtype=jnp.int32)
-    return TokenBatch(
-        tokens=ids[:, :-1],
-        targets=ids[:, 1:],
-        mask=jnp.pad(samples.mask, ((0, 0), (width - 1, 0))),
-        positions=positions_of(segments)[:, :-1],
-        segment_ids=segments[:, :-1],
-        columns=jnp.broadcast_to(columns, (ids.shape[0], length)),
-    )
-
-
-def scorer_batch(prompts: PromptBatch, samples: Samples) -> TokenBatch:
-    """Prompts and their answers as a `TokenBatch` [B, P + R] for a scorer: whole, the mask at the last real token."""
-    ids, segments = _joined(prompts, samples)
-    return TokenBatch(
-        tokens=ids,
-        targets=jnp.zeros_like(ids),
-        mask=last_token(segments != 0),
-        positions=positions_of(segments),
-        segment_ids=segments,
-    )
 
 
 def total_scores(experience: Experience, weights: Mapping[str, float] | None = None) -> tuple[jax.Array, jax.Array]:
@@ -225,7 +204,7 @@ def sample_metrics(experience: Experience, there: jax.Array) -> Metrics:
         "completions/min_length": min_of(lengths, real),
         "completions/max_length": max_of(lengths, real),
         "completions/clipped_ratio": mean_of(~samples.terminated, real),
-        "num_tokens": Sum(jnp.sum((experience.batch.segment_ids != 0) & real[:, None], dtype=jnp.float32)),
+        "num_tokens": num_tokens(experience.batch),
     }
 
 
@@ -242,10 +221,10 @@ def _logprob_metrics(experience: Experience, real: jax.Array) -> Metrics:
 
 def has_prompt(experience: Experience) -> jax.Array:
     """[B] bool, False at rows that are padding."""
-    prompt_columns = experience.batch.tokens.shape[1] + 1 - experience.samples.tokens.shape[1]
-    return jnp.any(experience.batch.segment_ids[:, :prompt_columns] != 0, axis=1)
+    rows = jnp.any(experience.batch.segment_ids != 0, axis=1)
+    return jnp.repeat(rows, experience.samples.mask.shape[0] // rows.shape[0])
 
 
-def _joined(prompts: PromptBatch, samples: Samples) -> tuple[jax.Array, jax.Array]:
-    ids = jnp.concatenate([prompts.tokens, samples.tokens], axis=1)
-    return ids, jnp.concatenate([prompts.segment_ids, samples.mask.astype(jnp.int32)], axis=1)
+def _stack(batch: TokenBatch, rows: int) -> TokenBatch:
+    """The answers to a prompt beneath each other: leaves [B * K, ...] become [B, K, ...]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(rows, -1, *leaf.shape[1:]), batch)

@@ -43,8 +43,8 @@ class Totals(NamedTuple):
 def rollout_totals(rollout: Rollout) -> Totals:
     """The counts that the averages divide by."""
     mask = rollout.mask
-    answers = jnp.sum(jnp.any(mask, axis=1), dtype=jnp.float32)
-    return Totals(tokens=jnp.sum(mask, dtype=jnp.float32), answers=answers, rows=float(mask.shape[0]))
+    answers = jnp.any(mask, axis=-1)
+    return Totals(jnp.sum(mask, dtype=jnp.float32), jnp.sum(answers, dtype=jnp.float32), rows=float(answers.size))
 
 
 REDUCTIONS: dict[Reduction, Callable[[jax.Array, jax.Array, Totals], jax.Array]] = {
@@ -76,7 +76,7 @@ def policy_loss(model: Model, *, reduction: Reduction, kl: KLTerm | None) -> Los
             mask=batch.mask,
             logprobs=batch.logprobs,
             ref_logprobs=batch.ref_logprobs,
-            advantages=jnp.broadcast_to(batch.advantages[:, None], batch.mask.shape),
+            advantages=jnp.broadcast_to(batch.advantages[..., None], batch.mask.shape),
             weights=token_weights(reduction, batch.mask, totals),
         )
         return token_loss(
@@ -96,12 +96,13 @@ def policy_loss(model: Model, *, reduction: Reduction, kl: KLTerm | None) -> Los
 
 
 def token_weights(reduction: Reduction, mask: jax.Array, totals: Totals) -> jax.Array:
-    """[B, T] weights of tokens in one of `REDUCTIONS`, all of which are linear: sum(weights * costs) is the loss."""
-    return jax.grad(lambda costs: REDUCTIONS[reduction](costs, mask, totals))(jnp.zeros(mask.shape))
+    """[..., T] weights of tokens in one of `REDUCTIONS`, all of which are linear: sum(weights * costs) is the loss."""
+    flat = mask.reshape(-1, mask.shape[-1])
+    return jax.grad(lambda costs: REDUCTIONS[reduction](costs, flat, totals))(jnp.zeros(flat.shape)).reshape(mask.shape)
 
 
 class _Tokens(NamedTuple):
-    """What the policy's loss reads of each response token, [B, R]; see `Rollout` and `token_weights`."""
+    """What the policy's loss reads of each response token, [B, R] or [B, K, R]; see `Rollout`, `token_weights`."""
 
     mask: jax.Array
     logprobs: jax.Array
@@ -157,18 +158,20 @@ def make_rollout(
         weights: of the rewards; see `experience.total_scores`.
 
     Returns:
-        The `Rollout`, and the metrics of `experience.group_metrics` and `experience.sample_metrics`.
+        The `Rollout`, and the metrics of `experience.group_metrics` and `experience.sample_metrics`. Arrays are
+        [B, K, R] where the answers to a prompt share its row.
     """
     scores, there = total_scores(experience, weights)
     groups, valid = scores.reshape(-1, answers), there.reshape(-1, answers)
     advantages = group_advantages(groups, valid, baseline=baseline, scale=scale).reshape(-1)
-    assert experience.logprobs is not None
+    assert experience.logprobs is not None and experience.batch.columns is not None
+    shape = experience.batch.columns.shape
     rollout = Rollout(
         batch=experience.batch,
-        mask=experience.samples.mask & there[:, None],
-        logprobs=experience.logprobs,
-        ref_logprobs=experience.ref_logprobs,
-        advantages=advantages,
+        mask=(experience.samples.mask & there[:, None]).reshape(shape),
+        logprobs=experience.logprobs.reshape(shape),
+        ref_logprobs=None if experience.ref_logprobs is None else experience.ref_logprobs.reshape(shape),
+        advantages=advantages.reshape(shape[:-1]),
     )
     return rollout, {**group_metrics(groups, valid), **sample_metrics(experience, there)}
 

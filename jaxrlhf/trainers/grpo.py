@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from jax.sharding import Mesh
+
+from jaxrlhf.data.loader import Loader
+from jaxrlhf.data.sharing import sampled_should_share
+from jaxrlhf.models.attention import check_attention, why_not_share
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.rewards.functions import RewardFn
+from jaxrlhf.sharding.mesh import BATCH_AXES, check_batch, divides
 from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.grpo import make_learn, make_rollout
 from jaxrlhf.trainers.grpo_config import GRPOConfig
@@ -16,6 +23,8 @@ from jaxrlhf.trainers.run import Trained, open_run
 from jaxrlhf.trainers.start import Start, take_reference, take_start
 from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
 from jaxrlhf.types import Hyper, Metrics
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -65,6 +74,7 @@ def run(
             "scale": options.scale_rewards,
             "weights": judges.weights,
         }
+        share_prompts = _shares_prompts(config, policy, train, job.mesh)
         learn = make_learn(
             make_model(policy.config, config.compute),
             optimizer,
@@ -96,5 +106,24 @@ def run(
             learn=learn,
             measure=measure,
             constants=constants,
+            share_prompts=share_prompts,
         )
         return job.finish(policy, improve(game, states, train, held_out, rates))
+
+
+def _shares_prompts(config: GRPOConfig, policy: Start, train: Loader, mesh: Mesh) -> bool:
+    """Whether the answers to a prompt share its row, and a line in the log that says so."""
+    asked, answers, length = config.grpo.share_prompts, config.rollout.answers, config.rollout.max_new_tokens
+    prompts = config.batch_size // (config.grpo.mini_batches * config.micro_batches)  # of a part of an update
+    same = config.grpo.mini_batches == 1 and config.cuts_whole_groups
+    if asked:
+        check_batch(mesh, "prompts of a micro-batch, which share_prompts keeps whole,", prompts)
+        check_attention(mesh, config.compute, prefixes=True)
+    able = divides(prompts, BATCH_AXES, mesh.shape) and not why_not_share(
+        policy.config, config.compute, train.index.report.longest + length
+    )
+    pays = sampled_should_share(train.index, config.data.buckets, answers=answers, length=length)
+    shares = same and able and pays if asked is None else asked
+    if shares:
+        log.info("the %d answers to a prompt share its row", answers)
+    return shares

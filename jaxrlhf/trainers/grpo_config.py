@@ -33,6 +33,9 @@ class GRPOOptions(UpdateOptions):
         kl: the KL term of the loss: "unbiased", which has the gradient of the KL (TRL's default too, since it weighs
             k3 by the ratio); the estimators "k1", "k2" and "k3", which has another gradient; or "exact", the sum over
             the vocabulary, for one more forward of the reference an update.
+        share_prompts: whether the answers to a prompt share its row where they are judged and learned from, so that a
+            model reads the prompt once and not once an answer. An update then takes whole groups. None: where that
+            leaves less to compute and what is learned stays the same within rounding (`mini_batches` is 1).
     """
 
     baseline: Baseline = "mean"
@@ -42,6 +45,7 @@ class GRPOOptions(UpdateOptions):
     clip_high: float = 0.2
     kl_coef: float = 0.0
     kl: KLTerm = "unbiased"
+    share_prompts: bool | None = None
 
     def __post_init__(self) -> None:
         """Checks ranges and combinations."""
@@ -82,7 +86,17 @@ class GRPOConfig(RolloutTrainConfig):
                 self.reference is None or self.grpo.kl_coef > 0,
                 f"reference={self.reference} has no effect at grpo.kl_coef=0; set one, or leave the other out",
             ),
+            (
+                not self.grpo.share_prompts or self.cuts_whole_groups,
+                f"grpo.share_prompts=true: mini_batches={self.grpo.mini_batches} x micro_batches={self.micro_batches} "
+                f"must divide the {self.batch_size} prompts of a step (batch_size)",
+            ),
         )
+
+    @property
+    def cuts_whole_groups(self) -> bool:
+        """Whether each part of an update can have all answers to its prompts."""
+        return self.batch_size % (self.grpo.mini_batches * self.micro_batches) == 0
 
     @property
     def options(self) -> GRPOOptions:

@@ -98,6 +98,7 @@ def make_game(
     learn: LearnFn,
     measure: Callable[[Experience, Hyper], Metrics],
     constants: Mapping[str, float],
+    share_prompts: bool = False,
     exact_kl: bool = False,
     only_scored: bool = False,
 ) -> Game:
@@ -114,6 +115,7 @@ def make_game(
         learn: see `steps.experience.LearnFn`.
         measure: metrics of answers from which nothing is learned.
         constants: hyper-parameters that stay as they are.
+        share_prompts: see `steps.experience.make_judge`.
         exact_kl: see `steps.experience.make_judge`.
         only_scored: whether nobody asks how likely answers are.
     """
@@ -124,6 +126,7 @@ def make_game(
         None if judges.scorer is None else make_model(judges.scorer.config, config.compute),
         rows_at_once=config.micro_rows,
         answers=config.rollout.answers,
+        share_prompts=share_prompts,
         exact_kl=exact_kl,
     )
 

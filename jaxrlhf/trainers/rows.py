@@ -12,6 +12,7 @@ from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.data.sharing import share_prompts
 from jaxrlhf.data.sources import Source, comparison_kind
+from jaxrlhf.models.attention import why_not_share
 from jaxrlhf.sharding.distributed import is_main
 from jaxrlhf.sharding.place import process_rows
 from jaxrlhf.trainers.config import TrainConfig
@@ -132,5 +133,6 @@ def _loader(
         log.warning("%s data: the column 'margin' has no effect on DPO", what)
     shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else "lower data.max_length"
     check_positions(start, index.report.longest + answer, shorter)
-    kind = share_prompts(index, kind, data, what)
+    why_not = why_not_share(start.config, run.config.compute, index.report.longest)
+    kind = share_prompts(index, kind, data, what, why_not)
     return Loader(index, kind, size, run.config.seed, rows=process_rows(run.mesh, size), buckets=data.buckets)

@@ -23,6 +23,7 @@ from jaxrlhf.checkpoint.state import Checkpoints
 from jaxrlhf.config import dump, to_dict
 from jaxrlhf.data.encoder import with_template
 from jaxrlhf.metrics import MetricsWriter
+from jaxrlhf.models.attention import check_attention
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.trackers import check_installed, open_trackers
@@ -232,8 +233,8 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
             `log_every` that change nothing, and `steps` or `epochs`, which may grow.
 
     Raises:
-        ValueError: if batch sizes do not divide over the devices, the folder holds another run, or the package of a
-            tracker is missing.
+        ValueError: if batch sizes do not divide over the devices, these cannot have the attention that is asked for,
+            the folder holds another run, or the package of a tracker is missing.
     """
     check_installed(config.trackers)
     initialize()
@@ -242,6 +243,7 @@ def open_run(config: TrainConfig) -> Iterator[Run]:
         if getattr(config, name) is not None:
             check_batch(mesh, name, getattr(config, name))
     check_batch(mesh, "rows of a micro-batch", config.micro_rows)
+    check_attention(mesh, config.compute, prefixes=config.data.share_prompts is True)
     folder = Path(config.out)
     if folder.is_file():
         raise ValueError(f"out={folder} is a file; name a folder")

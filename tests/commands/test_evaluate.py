@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from jaxrlhf.commands import evaluate
 from jaxrlhf.commands.config import EvaluateConfig, SamplingConfig
 from jaxrlhf.data.config import DataConfig
+from jaxrlhf.models.config import ComputeConfig
 from tests.commands.chains import chain_folder
 from tests.trainers.small import demonstrations, metrics, pairs, prompts, rankings
 
@@ -159,6 +161,22 @@ def test_a_result_that_exists_is_kept(tmp_path):
     out = str(tmp_path / "result.json")
     with pytest.raises(ValueError, match="result.json exists; write the result to a new file, or remove it first"):
         evaluate.run(EvaluateConfig(measure="accuracy", model="nothing", dataset="nothing", out=out))
+
+
+def test_attention_that_the_devices_cannot_have_is_refused_before_a_model_is_loaded():
+    compute = ComputeConfig(attention="cudnn", dtype="bfloat16")
+    with pytest.raises(ValueError, match="compute.attention='cudnn' needs an NVIDIA GPU; the program is for cpu"):
+        evaluate.run(EvaluateConfig(measure="accuracy", model="nothing", dataset="nothing", compute=compute))
+
+
+def test_answers_have_a_row_each_where_the_attention_needs_that(monkeypatch, caplog, scorer, write):
+    monkeypatch.setattr(evaluate, "why_not_share", lambda config, compute, tokens: f"{compute.attention}, {tokens}")
+    config = EvaluateConfig(
+        measure="accuracy", model=str(scorer), dataset=write("rows.jsonl", pairs(8)), batch_size=8, data=DATA
+    )
+    with caplog.at_level(logging.INFO, logger="jaxrlhf"):
+        evaluate.run(config)
+    assert any("evaluation data: answers have a row each (auto, " in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize(("measure", "folder"), [("perplexity", "policy"), ("accuracy", "scorer")])

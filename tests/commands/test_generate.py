@@ -9,6 +9,7 @@ from jaxrlhf.commands.sampled import sample_batches
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.indexing import build_index
 from jaxrlhf.demo.tokenizer import build_tokenizer
+from jaxrlhf.models.config import ComputeConfig
 from tests.commands.chains import chain_folder
 from tests.trainers.small import prompts
 
@@ -146,3 +147,9 @@ def test_bad_numbers_are_refused():
         SamplingConfig(temperature=-1.0, top_p=2.0)
     with pytest.raises(ValueError, match="answers=0"):
         GenerateConfig(model="m", dataset="d", out="o", answers=0)
+
+
+def test_attention_that_the_devices_cannot_have_is_refused_before_a_model_is_loaded(tmp_path):
+    names = {"model": "nothing", "dataset": "nothing", "out": str(tmp_path / "answers.jsonl")}
+    with pytest.raises(ValueError, match="compute.attention='splash' needs a TPU; the program is for cpu"):
+        generate.run(GenerateConfig(**names, compute=ComputeConfig(attention="splash")))

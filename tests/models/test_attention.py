@@ -1,6 +1,6 @@
 import dataclasses
-import functools
 import logging
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,119 +9,27 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from jaxrlhf.models import attention
-from jaxrlhf.models.attention import (
-    Case,
-    choose_backend,
-    keep_of_kernels,
-    mix_blocked,
-    mix_splash,
-)
-from jaxrlhf.models.cache import attention_mask
+from jaxrlhf.models.attention import Case, check_attention, choose_backend, why_not_share
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.models.decoder import make_model, param_shapes
-from jaxrlhf.sharding.mesh import AXES, make_mesh
+from jaxrlhf.sharding.mesh import AXES
 from tests.models.tiny import TINY, positions_of, random_params, random_tokens
 
 GPU = Case(platform="cuda", dtype="bfloat16", head_dim=64, tokens=512, cached=False)
 TPU = GPU._replace(platform="tpu")
 CPU = GPU._replace(platform="cpu", dtype="float32")
+TPUS = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")]))
 
 
-def segments_of(tokens):
-    """Packed sequences before padding, one after padding, and nothing but padding."""
-    third = tokens // 3
-    rows = np.zeros((3, tokens), np.int32)
-    rows[0, :third], rows[0, third : tokens - 5] = 1, 2
-    rows[1, third:] = 1
-    return jnp.asarray(rows)
-
-
-def inputs(tokens, width, rows=3):
-    shapes = [(rows, tokens, 4, width), (rows, tokens, 2, width), (rows, tokens, 2, width)]
-    keys = jax.random.split(jax.random.key(0), 3)
-    return [2 * jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-
-
-def run(mix, segment_ids, parts):
-    """Mixed values where a token is read, and the gradients of a sum of their squares."""
-
-    def read(*parts):
-        mixed = mix(*parts)
-        return jnp.where((segment_ids != 0)[:, :, None, None], mixed, 0.0), mixed
-
-    def loss(*parts):
-        kept, mixed = read(*parts)
-        return jnp.sum(jnp.square(kept)), (kept, mixed)
-
-    (_, (kept, mixed)), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*parts)
-    assert jnp.isfinite(mixed).all() and all(jnp.isfinite(grad).all() for grad in grads)
-    return [kept, *grads]
-
-
-def assert_near(found, expected):
-    """Both are `run`'s; rounding is that of the largest numbers."""
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
-
-
-def dense(segment_ids):
-    return functools.partial(jax.nn.dot_product_attention, mask=attention_mask(segment_ids, None))
-
-
-@pytest.mark.parametrize("tokens", [37, 64, 768])
-def test_blocks_of_queries_equal_the_whole_square(tokens):
-    segment_ids, parts = segments_of(tokens), inputs(tokens, 8)
-    found = run(functools.partial(mix_blocked, attention_mask(segment_ids, None)), segment_ids, parts)
-    assert_near(found, run(dense(segment_ids), segment_ids, parts))
-
-
-def test_blocks_of_queries_sum_in_float32():
-    segment_ids, parts = segments_of(64), inputs(64, 8)
-    mask = attention_mask(segment_ids, None)
-    mix = jax.jit(functools.partial(mix_blocked, mask))
-    low = mix(*(part.astype(jnp.bfloat16) for part in parts))
-    assert low.dtype == jnp.bfloat16
-    gap = np.abs(low.astype(jnp.float32) - mix(*parts))[segment_ids != 0]
-    assert gap.max() < 0.15 and gap.mean() < 0.01
-
-
-@pytest.mark.parametrize("tokens", [128, 130])
-def test_splash_equals_the_whole_square(tokens):
-    segment_ids, parts = segments_of(tokens), inputs(tokens, 64)
-    found = run(functools.partial(mix_splash, segment_ids, interpret=True), segment_ids, parts)
-    assert_near(found, run(dense(segment_ids), segment_ids, parts))
-
-
-@pytest.mark.parametrize("rows", [4, 3])
-def test_splash_runs_on_each_devices_rows_and_heads(monkeypatch, rows):
-    monkeypatch.setattr(attention, "mix_splash", functools.partial(mix_splash, interpret=True))
-    segment_ids, parts = jnp.asarray(np.ones((rows, 128), np.int32)), inputs(128, 64, rows)
-    with jax.set_mesh(make_mesh(2, 2, 2)):
-        mixed = jax.jit(functools.partial(attention._splash_over_mesh, segment_ids))(*parts)
-        np.testing.assert_allclose(mixed, dense(segment_ids)(*parts), rtol=1e-4, atol=1e-4)
-        if rows == 4:
-            assert mixed.addressable_shards[0].data.shape == (1, 128, 2, 64)
-
-
-def test_what_cudnn_is_asked_for_lets_a_segment_see_its_prefix(monkeypatch):
-    """Without the kernel: the mask, which it gets with `is_causal`."""
-    segments = jnp.asarray([[1] * 6 + [2] * 5 + [3] * 4 + [0]])
-    prefixes, parts = jnp.where(segments > 1, 1, 0), inputs(16, 8, rows=1)
-    expected = jax.nn.dot_product_attention(*parts, mask=attention_mask(segments, None, prefixes))
-
-    def without_kernel(*parts, implementation, **options):
-        assert implementation == "cudnn"
-        return dot_product_attention(*parts, **options)
-
-    dot_product_attention = jax.nn.dot_product_attention
-    monkeypatch.setattr(jax.nn, "dot_product_attention", without_kernel)
-    mixed = attention._cudnn(segments, prefixes, *parts)
-    np.testing.assert_allclose(mixed[:, :-1], expected[:, :-1], rtol=1e-5, atol=1e-6)
+def mesh_of(kind, platform):
+    device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
+    return AbstractMesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=device)
 
 
 def test_the_fastest_that_can_run_is_chosen():
     assert [choose_backend("auto", case) for case in (GPU, TPU, CPU)] == ["cudnn", "splash", "xla"]
     assert choose_backend("xla", GPU) == "xla"
+    assert choose_backend("auto", GPU._replace(tokens=511)) == "cudnn"
     assert choose_backend("auto", GPU._replace(platform="rocm")) == "xla"
 
 
@@ -135,12 +43,11 @@ def test_decoding_stays_with_xla(asked):
     [
         (GPU._replace(dtype="float32"), "cudnn needs compute.dtype=bfloat16; it is float32"),
         (GPU._replace(head_dim=256), "cudnn needs heads of 8, 16, ... 128; head_dim is 256"),
-        (GPU._replace(tokens=511), "cudnn needs an even number of tokens a row; there are 511"),
         (TPU._replace(head_dim=80), "splash needs heads of 64, 128, ...; head_dim is 80"),
         (TPU._replace(tokens=64), "splash needs 128 tokens a row or more; there are 64"),
         (
             TPU._replace(prefixes=True),
-            "splash needs a row for each answer, not one that answers share (data.share_prompts=false)",
+            "splash needs a row for each answer, not one that answers share (share_prompts=false)",
         ),
     ],
 )
@@ -165,9 +72,35 @@ def test_what_is_asked_for_and_cannot_run_is_an_error(asked, message):
         model.apply(param_shapes(TINY), ones, positions=ones, segment_ids=ones)
 
 
-def mesh_of(kind, platform):
-    device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
-    return AbstractMesh((1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=device)
+@pytest.mark.parametrize(
+    ("asked", "dtype", "prefixes", "message"),
+    [
+        ("cudnn", "bfloat16", False, "'cudnn' needs an NVIDIA GPU; the program is for tpu; choose 'auto' or 'xla'"),
+        ("cudnn", "float32", False, "'cudnn' needs an NVIDIA GPU; the program is for tpu; choose 'auto' or 'xla'"),
+        ("splash", "float32", True, "'splash' needs a row for each answer"),
+    ],
+)
+def test_what_no_model_could_run_on_these_devices_is_refused_before_one_is_loaded(asked, dtype, prefixes, message):
+    with pytest.raises(ValueError, match=f"compute.attention={message}"):
+        check_attention(TPUS, ComputeConfig(attention=asked, dtype=dtype), prefixes=prefixes)
+
+
+def test_what_these_devices_can_run_is_not_refused():
+    for asked in ("auto", "xla", "splash"):
+        check_attention(TPUS, ComputeConfig(attention=asked))
+    check_attention(TPUS, ComputeConfig(attention="auto"), prefixes=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("TPU v5 lite", "attention on splash needs that"), ("NVIDIA H200", None)]
+)
+def test_answers_have_a_row_each_where_splash_would_run(kind, expected):
+    config = dataclasses.replace(TINY, head_dim=64)
+    with jax.sharding.use_abstract_mesh(mesh_of(kind, "tpu" if expected else "gpu")):
+        assert why_not_share(config, ComputeConfig(dtype="bfloat16"), 128) == expected
+        assert why_not_share(config, ComputeConfig(dtype="bfloat16"), 127) is None  # xla runs
+        assert why_not_share(TINY, ComputeConfig(dtype="bfloat16"), 128) is None
+        assert why_not_share(config, ComputeConfig(dtype="bfloat16", attention="xla"), 128) is None
 
 
 def test_a_program_for_tpus_has_the_kernel_and_no_mask():
@@ -202,10 +135,3 @@ def test_long_rows_equal_the_whole_square_and_score_alike_with_and_without_gradi
     monkeypatch.setattr(attention, "_BLOCKED_FROM", 257)
     real = segments != 0
     np.testing.assert_allclose(alone[real], jax.jit(lambda params: hidden(params))(params)[real], rtol=1e-4, atol=1e-4)
-
-
-def test_the_kernel_of_cudnn_has_the_name_that_remat_keeps():
-    from jax._src.cudnn.fused_attention_stablehlo import _dot_product_attention_fwd_p_wrapper as forward
-
-    assert keep_of_kernels(forward)
-    assert not keep_of_kernels(jax.lax.exp_p)

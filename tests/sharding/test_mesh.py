@@ -76,3 +76,12 @@ def test_the_mesh_tells_what_a_program_is_for(kind: str, platform: str, expected
     device = AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
     with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
         assert target_platform() == expected
+
+
+def test_without_a_mesh_the_default_device_tells(monkeypatch: pytest.MonkeyPatch):
+    tpu, cpu = AbstractDevice(device_kind="TPU v5 lite", num_cores=None, platform="tpu"), jax.devices()[0]
+    monkeypatch.setattr(jax, "devices", {None: [tpu], "cpu": [cpu]}.get)
+    assert target_platform() == "tpu"
+    for chosen in ("cpu", cpu):
+        with jax.default_device(chosen):
+            assert target_platform() == "cpu"

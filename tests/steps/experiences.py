@@ -5,7 +5,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrlhf.steps.experience import Experience, response_batch
+from jaxrlhf.steps.experience import Experience
+from jaxrlhf.steps.responses import response_batch
 from jaxrlhf.types import Samples
 from tests.fakes import hyper, prompt_batch
 

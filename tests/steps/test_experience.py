@@ -10,33 +10,13 @@ from jaxrlhf.ops.stats import values_of
 from jaxrlhf.steps.experience import (
     Experience,
     make_judge,
-    response_batch,
     sample_metrics,
-    scorer_batch,
     total_scores,
 )
+from jaxrlhf.steps.responses import response_batch, scorer_batch
 from jaxrlhf.steps.scoring import sequence_scores, token_logprobs, token_values
 from tests.fakes import bigram_model
-from tests.steps.experiences import EOS, HYPER, MASK, PROMPTS, SAMPLES, experience
-
-
-def test_prompt_and_answer_become_one_row_that_is_shifted_once():
-    batch = response_batch(PROMPTS, SAMPLES)
-    np.testing.assert_array_equal(batch.tokens[:2], [[1, 5, 6, 11, 12], [1, 1, 7, 13, EOS]])
-    np.testing.assert_array_equal(batch.targets[:2], [[5, 6, 11, 12, EOS], [1, 7, 13, EOS, 0]])
-    np.testing.assert_array_equal(batch.mask[:2], [[0, 0, 1, 1, 1], [0, 0, 1, 1, 0]])
-    np.testing.assert_array_equal(batch.segment_ids[:2], [[0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
-    np.testing.assert_array_equal(batch.positions[:2], [[0, 0, 1, 2, 3], [0, 0, 0, 1, 2]])
-    assert batch.columns is not None
-    np.testing.assert_array_equal(jnp.take_along_axis(batch.targets, batch.columns, axis=1), SAMPLES.tokens)
-    np.testing.assert_array_equal(jnp.take_along_axis(batch.mask, batch.columns, axis=1), MASK)
-
-
-def test_a_scorer_reads_the_last_real_token():
-    batch = scorer_batch(PROMPTS, SAMPLES)
-    np.testing.assert_array_equal(batch.tokens[:2], [[1, 5, 6, 11, 12, EOS], [1, 1, 7, 13, EOS, 0]])
-    np.testing.assert_array_equal(batch.tokens[batch.mask], [EOS, EOS, 16, EOS])
-    np.testing.assert_array_equal(batch.mask.sum(axis=1), [1, 1, 1, 1])
+from tests.steps.experiences import HYPER, MASK, PROMPTS, SAMPLES, experience
 
 
 def test_scores_are_weighted_sums_of_the_rewards_that_have_an_opinion():

@@ -21,7 +21,7 @@ from jaxrlhf.steps.update import init_state, make_update
 from jaxrlhf.trainers import grpo_config
 from jaxrlhf.types import Rollout, Samples
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
-from tests.players import POLICY, player_params, random_prompts
+from tests.players import POLICY, SCORER, player_params, random_prompts
 from tests.steps.experiences import MASK, experience
 from tests.steps.test_ppo import ADAM, SAMPLE
 
@@ -98,8 +98,9 @@ def test_an_unscored_answer_teaches_as_much_as_a_group_that_is_not_there():
     assert metrics["objective/unscored"] == 1.0
 
 
+@pytest.mark.parametrize("share_prompts", [False, True])
 @pytest.mark.parametrize("mini_batches, micro_batches, kl", [(2, 2, "unbiased"), (1, 4, "exact")])
-def test_before_the_first_update_the_ratio_is_exactly_1_and_the_kl_0(mini_batches, micro_batches, kl):
+def test_before_the_first_update_the_ratio_is_exactly_1_and_the_kl_0(mini_batches, micro_batches, kl, share_prompts):
     learn = jax.jit(make_learn(
         POLICY, ADAM, **GROUPING,
         reduction="grpo", kl=kl, epochs=1, mini_batches=mini_batches, micro_batches=micro_batches, seed=0,
@@ -107,7 +108,8 @@ def test_before_the_first_update_the_ratio_is_exactly_1_and_the_kl_0(mini_batche
     params, prompts = player_params(), random_prompts(4)
     values = {**HYPER, "learning_rate": jnp.float32(0.0), "temperature": jnp.float32(0.6)}
     samples = SAMPLE(params, prompts, jax.random.key(1), temperature=0.6)
-    judge = jax.jit(make_judge(POLICY, None, None, rows_at_once=8 // (mini_batches * micro_batches), answers=2))
+    rows_at_once = 8 // (mini_batches * micro_batches)
+    judge = jax.jit(make_judge(POLICY, None, None, rows_at_once=rows_at_once, answers=2, share_prompts=share_prompts))
     found = judge({"policy": params}, {"reference": params}, prompts, samples, values)
     found = dataclasses.replace(found, scores={"gold": jnp.arange(8.0)})
     start = States({"policy": init_state(params, ADAM)})
@@ -115,6 +117,30 @@ def test_before_the_first_update_the_ratio_is_exactly_1_and_the_kl_0(mini_batche
     metrics = values_of(metrics)
     assert metrics["ratio"] == 1.0 and metrics["clip_ratio/region_mean"] == 0.0 and metrics["kl"] == 0.0
     assert metrics["grad_norm"] > 0.01 and states.models["policy"].step == mini_batches
+
+
+@pytest.mark.parametrize("reduction", ["grpo", "dapo", "dr_grpo"])  # bnpo takes means of what rows are cut into
+def test_answers_that_share_the_row_of_their_prompt_teach_the_same(reduction):
+    params, reference, prompts = player_params(), player_params(seed=1), random_prompts(4)
+    samples = SAMPLE(params, prompts, jax.random.key(1), temperature=1.0)
+    values = {**HYPER, "learning_rate": jnp.float32(1.0)}
+    scorer = {"scorer": player_params(scalar=True)}
+
+    def taught(share_prompts: bool):
+        judge = make_judge(POLICY, None, SCORER, rows_at_once=4, answers=2, share_prompts=share_prompts)
+        found = jax.jit(judge)({"policy": params}, {"reference": reference, **scorer}, prompts, samples, values)
+        rollout, metrics = make_rollout(found, **GROUPING)
+        rollout = dataclasses.replace(rollout, logprobs=rollout.logprobs + 0.1)  # as in a second epoch
+        update = make_update(
+            policy_loss(POLICY, reduction=reduction, kl="k2"), rollout_totals, optax.identity(), micro_batches=2
+        )
+        state, more = jax.jit(update)(init_state(params, optax.identity()), {"reference": reference}, rollout, values)
+        said = (found.logprobs, found.ref_logprobs, found.scores)
+        return found.batch.tokens.shape, said, state.params, values_of({**metrics, **more})
+
+    (apart, said, moved, metrics), (together, *others) = taught(False), taught(True)
+    assert together[0] * together[1] < apart[0] * apart[1]
+    chex.assert_trees_all_close(tuple(others), (said, moved, metrics), rtol=1e-4, atol=1e-5)
 
 
 def update_of(reduction: str, micro_batches: int, kl: str = "k2"):

@@ -15,8 +15,9 @@ import pytest
 from jaxrlhf.generation.sampler import make_sampler
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
-from jaxrlhf.steps.experience import Experience, States, make_judge, response_batch
+from jaxrlhf.steps.experience import Experience, States, make_judge
 from jaxrlhf.steps.ppo import PolicyBatch, PolicyTotals, make_learn, policy_loss, value_loss
+from jaxrlhf.steps.responses import response_batch
 from jaxrlhf.steps.scoring import token_logprobs, token_values
 from jaxrlhf.steps.shaping import FIXED, Running, make_rollout
 from jaxrlhf.steps.update import init_state

@@ -20,9 +20,10 @@ from jaxrlhf.sharding.place import place_batch, place_replicated, to_host
 from jaxrlhf.sharding.rules import shardings_for
 from jaxrlhf.steps import grpo, rejection
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
-from jaxrlhf.steps.experience import Experience, States, response_batch
+from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.kto import kto_totals, mismatched_kl, unpaired_loss
 from jaxrlhf.steps.ppo import make_learn
+from jaxrlhf.steps.responses import response_batch
 from jaxrlhf.steps.reward import pairwise_loss, pairwise_totals
 from jaxrlhf.steps.sft import sft_loss, sft_totals
 from jaxrlhf.steps.shaping import Running

@@ -157,3 +157,6 @@ def test_grpo_needs_groups_and_effects():
     with pytest.raises(ValueError, match="reference=x has no effect at grpo.kl_coef=0"):
         GRPOConfig(out="x", reference="x")
     assert GRPOConfig(out="x").rollout.answers == 8
+    with pytest.raises(ValueError, match=r"share_prompts=true: mini_batches=3 x micro_batches=2 must divide the 9 pr"):
+        options = GRPOOptions(mini_batches=3, share_prompts=True)
+        GRPOConfig(out="x", grpo=options, batch_size=9, micro_batches=2)

@@ -1,5 +1,6 @@
 """The loop of the methods that learn from their own answers."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -57,6 +58,29 @@ def test_grpo_raises_a_weighted_reward(tmp_path):
     assert rewards[-1] > rewards[0] + 1.0
     first = metrics(tmp_path / "run")[0]
     assert first["reward"] == pytest.approx(2 * first["rewards/brief/mean"], rel=1e-5)
+
+
+def test_answers_that_share_the_row_of_their_prompt_teach_grpo_the_same(tmp_path):
+    def run(shared: bool):
+        options = GRPOOptions(kl_coef=0.1, share_prompts=shared)
+        found = train("grpo", tmp_path / str(shared), steps=2, grpo=options)
+        return jax.device_get(found.model.params), metrics(tmp_path / str(shared))
+
+    (apart, told), (together, same) = run(False), run(True)
+    chex.assert_trees_all_close(together, apart, atol=2e-4)
+    told, same = ([line["objective/kl"] for line in lines if "objective/kl" in line] for lines in (told, same))
+    assert len(told) == 2 and same == pytest.approx(told, abs=1e-5)
+
+
+def test_grpo_shares_prompts_where_that_is_less_to_compute(tmp_path, caplog):
+    said = "the 2 answers to a prompt share its row"
+    with caplog.at_level("INFO", logger="jaxrlhf"):
+        long = RolloutConfig(max_new_tokens=40, answers=2)
+        train("grpo", tmp_path / "long", steps=1, grpo=GRPOOptions(), rollout=long)
+        train("grpo", tmp_path / "parts", steps=1, grpo=GRPOOptions(mini_batches=2))
+        assert said not in caplog.messages
+        train("grpo", tmp_path / "short", steps=1, grpo=GRPOOptions())
+        assert said in caplog.messages
 
 
 def test_a_reference_that_grpo_would_not_read_is_refused(tmp_path):

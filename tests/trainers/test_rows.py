@@ -1,11 +1,12 @@
 """From data to the loaders of a run."""
 
 import json
+import logging
 
 import pytest
 
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.trainers import ppo, sft
+from jaxrlhf.trainers import ppo, rows, sft
 from jaxrlhf.trainers.config import OptimConfig
 from jaxrlhf.trainers.rollout_config import RolloutConfig
 from tests.trainers.small import (
@@ -55,6 +56,13 @@ def test_answers_that_share_the_row_of_their_prompt_teach_the_same(method, tmp_p
 
     for together, apart in zip(run(True), run(False), strict=True):
         assert together == pytest.approx(apart, rel=2e-3, abs=1e-4)
+
+
+def test_answers_have_a_row_each_where_the_attention_needs_that(monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(rows, "why_not_share", lambda config, compute, tokens: f"{compute.attention}, {tokens}")
+    with caplog.at_level(logging.INFO, logger="jaxrlhf"):
+        train("dpo", tmp_path / "run")
+    assert any("training data: answers have a row each (auto, " in line for line in caplog.messages)
 
 
 def test_bad_rows_that_are_skipped_are_kept_in_the_folder(tmp_path):

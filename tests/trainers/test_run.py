@@ -6,6 +6,7 @@ import jax
 import pytest
 import yaml
 
+from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.trainers import dpo, sft
 from jaxrlhf.trainers.config import OptimConfig
 from jaxrlhf.trainers.run import Run
@@ -57,6 +58,17 @@ def test_harmless_keys_may_change(tmp_path):
 def test_batch_that_does_not_divide_is_named_before_anything_compiles(tmp_path):
     with pytest.raises(ValueError, match=r"batch_size=12 does not divide over 8 devices.*use a multiple of 8"):
         train("sft", tmp_path / "run", batch_size=12)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [("cudnn", "needs an NVIDIA GPU; the program is for cpu"), ("splash", "needs a TPU; the program is for cpu")],
+)
+def test_attention_that_the_devices_cannot_have_is_refused_before_a_model_is_loaded(tmp_path, attention, message):
+    settings = config("sft", tmp_path / "run", model="nothing", compute=ComputeConfig(attention=attention))
+    with pytest.raises(ValueError, match=f"compute.attention='{attention}' {message}; choose 'auto' or 'xla'"):
+        sft.run(settings)
     assert not (tmp_path / "run").exists()
 
 
