@@ -1,6 +1,6 @@
 """Compiling for accelerators that are not there: what a program needs of a device, and what the compiler made of it.
 
-    python -m benchmarks.ahead_of_time head      # the head: naive against chunked, temporaries
+    python -m benchmarks.ahead_of_time head      # temporaries of the head: naive, linear_logprobs, fused_token_loss
     python -m benchmarks.ahead_of_time train     # the step of supervised fine-tuning of a 1B model: bytes a device
 
 The compilers of TPU and of NVIDIA GPU run without either: `pip install "jax[tpu]" "jax[cuda13-local]"`, all in one

@@ -19,7 +19,7 @@ PARTS = {"head": (head_rows, head_table), "train": (train_rows, train_table)}
 HEADINGS = {
     "train": f"SFT of {MODEL.num_layers} layers of width {MODEL.hidden_size}, {MODEL.vocab_size} words, bfloat16, "
     f"a row of {TOKENS} tokens a device: bytes a device",
-    "head": f"Temporaries of `linear_logprobs`, {HEAD_TOKENS} tokens, bfloat16, {', '.join(WANT)} wanted",
+    "head": f"Temporaries of the head, {HEAD_TOKENS} tokens, bfloat16, {', '.join(WANT)} wanted",
 }
 
 

@@ -38,9 +38,11 @@ class Told(NamedTuple):
 
 
 def _oracle(told: Told) -> None:
-    from benchmarks.device_check import correctness
+    from benchmarks.device_check import attention, correctness
 
-    correctness.measure(told.sheet(_jax_device(told)), told.shapes)
+    sheet = told.sheet(_jax_device(told))
+    correctness.measure(sheet, told.shapes)
+    attention.measure(sheet, told.shapes, told.platform)
 
 
 def _suite(told: Told) -> None:

@@ -17,7 +17,7 @@ from benchmarks.device_check.units import gemm_unit
 
 ROUNDING = {
     "bfloat16": ("bfloat16", jax.lax.Precision.DEFAULT),
-    "float32, default": ("float32", jax.lax.Precision.DEFAULT),
+    "float32, DEFAULT": ("float32", jax.lax.Precision.DEFAULT),
     "float32, HIGHEST": ("float32", jax.lax.Precision.HIGHEST),
 }
 """How products are rounded. The default of an accelerator is TF32 or bfloat16 passes; the library asks for HIGHEST."""

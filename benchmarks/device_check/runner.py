@@ -10,16 +10,33 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.device_check.sections import Part, Platform
 from benchmarks.device_check.sheet import Row, read_rows
+from benchmarks.device_check.stopping import Stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "device_check"
 """Of compiled programs; beside the checkout and not with the results, which are few files."""
 
+_HEADING = "== "
+"""Begins what a part prints, in the log."""
+
 CommandFn = Callable[[Part, str], list[str]]
 """A part and its section to the command of its process."""
+
+
+class Run(NamedTuple):
+    """What came of a run.
+
+    Attributes:
+        rows: of all sections that were begun; a part that did not end well is a row too, with `failed`.
+        stopped: what stopped it before its end.
+    """
+
+    rows: list[Row]
+    stopped: Stopped | None = None
 
 
 def environment_of(platform: Platform, *, tiny: bool) -> dict[str, str]:
@@ -57,61 +74,78 @@ def command_of(platform: Platform, folder: Path, *, tiny: bool) -> CommandFn:
 
 def run_sections(
     sections: Mapping[str, tuple[Part, ...]], folder: Path, command: CommandFn, environment: dict[str, str]
-) -> list[Row]:
-    """Runs all parts of all sections, one after another.
+) -> Run:
+    """Runs all parts of all sections, one after another; `Stopped` ends the part that is running, and the run.
 
     Args:
         sections: name -> parts, in order.
         folder: where `SECTION.jsonl` goes, in place of an older one, and what the processes print, `log.txt`.
         command: how a part is started.
         environment: of the processes.
-
-    Returns:
-        The rows of all sections; a part that did not end well is a row too, with `failed`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for section, parts in sections.items():
         file = folder / f"{section}.jsonl"
         file.unlink(missing_ok=True)
-        for part in parts:
-            _run_part(part, section, file, command(part, section), environment)
-        rows += read_rows(file) if file.exists() else []
-    return rows
+        try:
+            for part in parts:
+                _run_part(part, section, file, command(part, section), environment)
+        except Stopped as stop:
+            return Run(rows + _rows_of(file), stop)
+        rows += _rows_of(file)
+    return Run(rows)
+
+
+def _rows_of(file: Path) -> list[Row]:
+    return read_rows(file) if file.exists() else []
 
 
 def _run_part(part: Part, section: str, file: Path, command: list[str], environment: dict[str, str]) -> None:
     print(f"== {section}: {part.name}, {part.seconds:.0f} s at most", flush=True)
-    began, log = time.monotonic(), file.parent / "log.txt"
+    began, log, stop = time.monotonic(), file.parent / "log.txt", None
     with log.open("a", encoding="utf-8") as out:
-        out.write(f"== {section}: {part.name}\n")
+        out.write(f"{_HEADING}{section}: {part.name}\n")
         out.flush()
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, process_group=0
+        )
         try:
-            status: int | None = process.wait(part.seconds)
+            why = _described(process.wait(part.seconds))
         except subprocess.TimeoutExpired:
-            status = None
+            why = f"stopped after {part.seconds:.0f} s"
+        except Stopped as reason:
+            why, stop = str(reason), reason
         finally:
-            _stop(process)
-    if status != 0:
-        why = f"stopped after {part.seconds:.0f} s" if status is None else f"ended with status {status}"
-        failed = {"section": section, "name": f"the whole of {part.name}", "failed": f"{why}: {_last_line(log)}"}
+            _end(process)
+    if why is not None:
+        failed = {"section": section, "name": f"the whole of {part.name}", "failed": why + _last_words(log)}
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(failed) + "\n")
         print(f"   {failed['failed']}", flush=True)
     print(f"   {time.monotonic() - began:.0f} s", flush=True)
+    if stop is not None:
+        raise stop
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and all that it started: they are a session of their own."""
+def _described(status: int) -> str | None:
+    """How a process ended, if not well."""
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}" if status else None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and all that it started, which are a group of their own."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _last_line(log: Path) -> str:
+def _last_words(log: Path) -> str:
+    """The last line that the part printed, after a colon; nothing if there is none."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300]
+    return "" if lines[-1].startswith(_HEADING) else f": {lines[-1][:300]}"
 
 
 def is_wrong(row: Row) -> bool:

@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 
 SECTIONS: dict[str, tuple[Part, ...]] = {
-    "correctness": (Part("oracle", 100), Part("suite", 140)),
+    "correctness": (Part("oracle", 120), Part("suite", 120)),
     "peaks": (Part("peaks", 90),),
     "head": (Part("head", 240),),
     "train": (Part("train", 150), Part("train_torch", 90, ("gpu",))),

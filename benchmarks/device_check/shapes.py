@@ -20,6 +20,20 @@ class HeadShape(NamedTuple):
         return f"N{self.tokens} D{self.width} V{self.vocab}"
 
 
+class AttentionShape(NamedTuple):
+    """Rows B of T tokens; H query heads and KH of keys and values, of width Dh."""
+
+    rows: int
+    tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    def __str__(self) -> str:
+        """As it stands in a row."""
+        return f"B{self.rows} T{self.tokens} H{self.heads} KH{self.kv_heads} Dh{self.head_dim}"
+
+
 class Training(NamedTuple):
     """A train step: `rows` full sequences of `length` tokens."""
 
@@ -59,6 +73,7 @@ class Shapes(NamedTuple):
     """The shapes of all sections; see `FULL`."""
 
     ragged: tuple[HeadShape, ...]  # correctness
+    attention: tuple[AttentionShape, ...]  # correctness
     suite: tuple[str, ...]  # correctness: folders of tests
     squares: tuple[int, ...]  # peaks: sides of square products
     product: HeadShape  # peaks: the head's
@@ -103,6 +118,7 @@ VARIANTS = {
 
 FULL = Shapes(
     ragged=(HeadShape(7, 48, 1000), HeadShape(33, 64, 4097), HeadShape(130, 128, 9001), HeadShape(257, 512, 32003)),
+    attention=(AttentionShape(3, 383, 8, 2, 64), AttentionShape(2, 768, 4, 2, 128)),  # 383 = prompt + answer - 1
     suite=("tests/kernels", "tests/ops", "tests/losses", "tests/generation"),
     squares=(4096, 8192, 16384),
     product=HeadShape(8192, 4096, 131072),
@@ -145,6 +161,7 @@ _SMALL = _llama(96, 32, 64, 2, 4, 2)
 
 TINY = Shapes(
     ragged=(HeadShape(7, 24, 100), HeadShape(33, 32, 1031)),
+    attention=(AttentionShape(3, 37, 4, 2, 8),),
     suite=("tests/ops/test_moments.py",),
     squares=(32, 64),
     product=HeadShape(32, 24, 96),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.device_check.clock import Clock
+from benchmarks.device_check.sections import SECTIONS
 
 Row = dict[str, Any]
 
@@ -58,15 +59,24 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a file.
 
     Raises:
-        ValueError: for a line that is no JSON object with a section, saying which.
+        ValueError: for a file that cannot be read or is no text, and a line that is no row of a section, saying which.
     """
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error}); expected a row that a check wrote") from error
-        if not isinstance(row, dict) or "section" not in row:
-            raise ValueError(f"{path}:{number}: has no field 'section'; expected a row that a check wrote")
-        rows.append(row)
-    return rows
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a file SECTION.jsonl that a check wrote") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text; expected a file SECTION.jsonl that a check wrote") from error
+    return [_row_of(f"{path}:{number}", line) for number, line in enumerate(lines, start=1)]
+
+
+def _row_of(place: str, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not JSON ({error}); expected a row that a check wrote") from error
+    if not isinstance(row, dict) or "section" not in row:
+        raise ValueError(f"{place}: has no field 'section'; expected a row that a check wrote")
+    if row["section"] not in SECTIONS:
+        raise ValueError(f"{place}: section {row['section']!r}; expected one of {', '.join(SECTIONS)}")
+    return row

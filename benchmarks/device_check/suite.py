@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDS_EIGHT = "not sharded and not devices and not mesh and not division"
 """Tests with these words in their names, or their files', need the eight devices that tests/conftest.py simulates."""
 
+WRONG = ("assert", "AssertionError", "Failed: ")
+"""What begins the reason of a test that found something wrong; others could not run, for want of a library say."""
+
 ENVIRONMENT = {
+    # Wide enough for pytest to give reasons.
+    "COLUMNS": "500",
     # Tests compare with products of their own, which would be TF32 or bfloat16 passes; tolerances are those of float32.
     "JAX_DEFAULT_MATMUL_PRECISION": "highest",
 }
@@ -46,8 +51,7 @@ def run_tests(folder: str, platform: str, seconds: float) -> Row:
     """Runs the tests of a folder in a process of their own.
 
     Returns:
-        `ok` and `worst`, which is pytest's last line, with the first tests that failed as `failures`; `skipped` where
-        the time ran out.
+        See `outcome`; `skipped` where the time ran out.
     """
     command = [sys.executable, "-m", "pytest", str(ROOT / folder), "-q", "--maxfail=10", "--tb=line", "-k", NEEDS_EIGHT]
     # No plugins of ours that may be missing here, and no warning is an error: compilers of devices have their own.
@@ -66,9 +70,21 @@ def run_tests(folder: str, platform: str, seconds: float) -> Row:
 
 
 def outcome(status: int, output: str) -> Row:
-    """What pytest said: its last line, and the tests that failed."""
+    """What pytest said.
+
+    Returns:
+        `ok`, and its last line as `worst`, if tests passed or found something wrong; `failed` if they could not run.
+        The tests that did not pass are `failures`.
+    """
     print(output[-4000:], flush=True)
-    lines = [line for line in output.splitlines() if line.strip()]
-    failures = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, flags=re.MULTILINE)
-    row = {"ok": status == 0, "worst": lines[-1].strip("= ") if lines else f"pytest ended with status {status}"}
-    return row | ({"failures": failures} if failures else {})
+    lines = [line.strip("= ") for line in output.splitlines() if line.strip()]
+    last = lines[-1] if lines else "it said nothing"
+    if status == 0:
+        return {"ok": True, "worst": last}
+    found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", output, flags=re.MULTILINE)
+    failures = {"failures": [test for test, _ in found]} if found else {}
+    if any(reason.startswith(WRONG) for _, reason in found):
+        return {"ok": False, "worst": last, **failures}
+    reasons = [reason for _, reason in found if reason]
+    raised = re.findall(r"^E +(\S.*)$", output, flags=re.MULTILINE)  # while tests were collected
+    return {"failed": f"pytest ended with status {status}: {[*reasons, *raised[::-1], last][0]}", **failures}

@@ -22,7 +22,7 @@ def table(rows: Sequence[Row]) -> str:
         "ms": lambda row: _number(row, "ms"),
         "x naive": lambda row: f"{row['ms'] / times[_task(row)]:.2f}" if "ms" in row and _task(row) in times else "",
         "rate": _rate,
-        "of peak": lambda row: f"{100 * row['fraction']:.0f} %" if "fraction" in row else "",
+        "of peak": lambda row: _percent(row["fraction"]) if "fraction" in row else "",
         "tokens/s": lambda row: _number(row, "tokens_per_s"),
         "temp MiB": lambda row: _number(row, "temp_mib"),
         "peak MiB": lambda row: _number(row, "peak_mib"),
@@ -66,11 +66,15 @@ def _number(row: Row, name: str) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
+def _percent(fraction: float) -> str:
+    percent = 100 * fraction
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.1f} %"
+
+
 def _rate(row: Row) -> str:
-    for name, unit in (("tflops", "TFLOP/s"), ("gbs", "GB/s")):
-        if name in row:
-            return f"{_number(row, name)} {unit}"
-    return ""
+    """One rate, or both where a row has them: the ceilings."""
+    units = (("tflops", "TFLOP/s"), ("gbs", "GB/s"))
+    return ", ".join(f"{_number(row, name)} {unit}" for name, unit in units if name in row)
 
 
 def _aligned(cells: list[list[str]]) -> list[str]:

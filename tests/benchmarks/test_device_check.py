@@ -2,20 +2,24 @@
 
 import dataclasses
 import json
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.device_check import __main__ as command
-from benchmarks.device_check import contest, oracle
+from benchmarks.device_check import contest, oracle, presence
 from benchmarks.device_check.ceilings import Ceilings, ceilings_of, of_copy, of_products, read_ceilings
 from benchmarks.device_check.clock import Clock
 from benchmarks.device_check.contest import Contestant, LeftOut, Runner, hold
 from benchmarks.device_check.runner import is_wrong, run_sections
 from benchmarks.device_check.sections import SECTIONS, Part, choose
 from benchmarks.device_check.sheet import Sheet, read_rows
+from benchmarks.device_check.stopping import stops_raised
 from benchmarks.device_check.suite import outcome
 from benchmarks.device_check.table import summary, table
 from benchmarks.device_check.units import decode_bytes, gemm_unit, head_units, train_flops
@@ -63,7 +67,7 @@ def test_ceilings_are_the_best_bfloat16_product_and_the_copy(tmp_path: Path):
     rows = [
         {"dtype": "bfloat16", "tflops": 700.0},
         {"dtype": "bfloat16", "tflops": 790.0},
-        {"dtype": "float32, default", "tflops": 900.0},
+        {"dtype": "float32, DEFAULT", "tflops": 900.0},
         {"dtype": "float32", "gbs": 4300.0},
     ]
     sheet = Sheet(tmp_path / "peaks.jsonl", "peaks", "H", Clock(1))
@@ -152,38 +156,100 @@ def test_a_row_that_is_no_json_is_refused_with_its_place(tmp_path: Path):
     file.write_text('{"name": "x"}\n')
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: has no field 'section'"):
         read_rows(file)
+    file.write_text('{"section": "ppo"}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl:1: section 'ppo'; expected one of correctness, peaks, head"):
+        read_rows(file)
+
+
+def test_a_file_without_rows_to_show_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    said = {"none": "No such file", ".": "Is a directory", "empty": "no rows", "binary": "not text"}
+    for name, why in said.items():
+        with pytest.raises(SystemExit) as ended:
+            command.main(["tpu", "--show", str(tmp_path / name)])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert "usage: scripts/tpu_check " in error
+        assert f"{tmp_path / name}: {why}" in error and "expected a file SECTION.jsonl that a check wrote" in error
 
 
 PROGRAMS = {
     "good": "open(sys.argv[1], 'a').write(json.dumps(row) + '\\n')",
     "dies": "sys.exit('no such device')",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "stops us": "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)",
     "hangs": "open(sys.argv[1], 'a').write(json.dumps(row) + '\\n'); import time; time.sleep(60)",
 }
 
 
-def test_a_part_that_dies_or_hangs_leaves_the_others(tmp_path: Path):
+def starter(folder: Path) -> Callable[[Part, str], list[str]]:
     def started(part: Part, section: str) -> list[str]:
         row = {"section": section, "name": part.name}
         program = f"import json, sys; row = {row!r}; {PROGRAMS[part.name]}"
-        return [sys.executable, "-c", program, str(tmp_path / f"{section}.jsonl")]
+        return [sys.executable, "-c", program, str(folder / f"{section}.jsonl")]
 
+    return started
+
+
+def test_a_part_that_dies_or_hangs_leaves_the_others(tmp_path: Path):
     (tmp_path / "head.jsonl").write_text(json.dumps({"section": "head", "name": "of an earlier run"}))
     sections = {
         "head": (Part("dies", 30), Part("good", 30)),
-        "train": (Part("hangs", 1),),
+        "train": (Part("hangs", 1), Part("killed", 30)),
         "peaks": (Part("good", 30),),
     }
-    rows = run_sections(sections, tmp_path, started, {})
+    rows, stopped = run_sections(sections, tmp_path, starter(tmp_path), {})
+    assert stopped is None
     assert [(row["section"], row["name"]) for row in rows] == [
         ("head", "the whole of dies"),
         ("head", "good"),
         ("train", "hangs"),
         ("train", "the whole of hangs"),
+        ("train", "the whole of killed"),
         ("peaks", "good"),
     ]
     assert rows[0]["failed"] == "ended with status 1: no such device"
-    assert rows[3]["failed"].startswith("stopped after 1 s")
-    assert [is_wrong(row) for row in rows] == [True, False, False, True, False]
+    assert rows[3]["failed"] == "stopped after 1 s"
+    assert rows[4]["failed"] == "ended by SIGKILL"
+    assert [is_wrong(row) for row in rows] == [True, False, False, True, True, False]
+
+
+def test_a_signal_ends_the_part_and_the_run_and_keeps_the_rows(tmp_path: Path):
+    sections = {"head": (Part("good", 30), Part("stops us", 30), Part("good", 30)), "peaks": (Part("good", 30),)}
+    handler, began = signal.getsignal(signal.SIGTERM), time.monotonic()
+    with stops_raised():
+        rows, stopped = run_sections(sections, tmp_path, starter(tmp_path), {})
+    assert time.monotonic() - began < 30
+    assert [row["name"] for row in rows] == ["good", "the whole of stops us"]
+    assert rows == read_rows(tmp_path / "head.jsonl")
+    assert rows[1]["failed"] == "stopped by SIGTERM"
+    assert stopped is not None and stopped.status == 143
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_ignored_signals_stay_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stops_raised():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("question", "why"),
+    [
+        ("print('a warning'); print('gpu')", None),
+        ("print('tpu')", "jax sees no GPU here (but a TPU; JAX_PLATFORMS is not set)"),
+        ("import nothing_of_this_name", "jax does not start on a GPU here (ModuleNotFoundError: No module named"),
+        ("import time; time.sleep(60)", "jax found no GPU within 1 s"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(question: str, why: str | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(presence, "QUESTION", question)
+    found = presence.why_absent("gpu", {}, seconds=1 if "sleep" in question else 60)
+    assert found is None if why is None else found is not None and found.startswith(why)
 
 
 def test_wrong_are_wrong_results_and_checks_that_failed_and_no_peer():
@@ -217,7 +283,15 @@ def test_an_unknown_section_is_an_error_that_lists_them(arguments: list[str], ca
 
 
 ROWS = [
-    {"section": "head", "name": "fwd", "shape": "N8", "implementation": "chunked", "ms": 13.0, "tflops": 650.0},
+    {
+        "section": "head",
+        "name": "fwd",
+        "shape": "N8",
+        "implementation": "chunked",
+        "ms": 13.0,
+        "tflops": 650.0,
+        "fraction": 0.004,
+    },
     {"section": "head", "name": "fwd", "shape": "N8", "implementation": "reference", "ms": 10.0, "fraction": 0.915},
     {"section": "head", "name": "fwd", "shape": "N9", "implementation": "chunked", "skipped": "time"},
     {"section": "correctness", "name": "head", "ok": False, "worst": "logp 1.0e-02 of 5e-06"},
@@ -231,7 +305,7 @@ def test_table_compares_with_naive_and_says_what_is_missing():
     rows = [dict(zip(head, line, strict=True)) for line in lines[2:7]]
     assert [row["x naive"] for row in rows] == ["1.30", "1.00", "", "", ""]
     assert rows[0]["rate"] == "650 TFLOP/s" and rows[0]["ms"] == "13"
-    assert rows[1]["of peak"] == "92 %"
+    assert rows[1]["of peak"] == "92 %" and rows[0]["of peak"] == "0.4 %"
     said = [row["note"] for row in rows[2:]]
     assert said == ["skipped: time", "WRONG: logp 1.0e-02 of 5e-06", "FAILED: ValueError: no"]
     assert summary(ROWS) == "5 rows, 0 right, 1 wrong, 1 failed, 1 skipped"
@@ -244,11 +318,21 @@ def test_saved_rows_are_shown_again(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "3 rows, 0 right, 0 wrong, 0 failed, 1 skipped" in capsys.readouterr().out
 
 
-def test_outcome_of_the_suite_is_its_last_line_and_what_failed():
-    said = "..F\nFAILED tests/ops/test_masked.py::test_mean - assert 1 == 2\n1 failed, 2 passed in 3.21s\n"
-    failures = ["tests/ops/test_masked.py::test_mean"]
+def test_a_test_that_finds_something_wrong_is_wrong():
+    said = "..F\nFAILED tests/ops/test_masked.py::test_mean[a, b] - assert 1 == 2\n1 failed, 2 passed in 3.21s\n"
+    failures = ["tests/ops/test_masked.py::test_mean[a, b]"]
     assert outcome(1, said) == {"ok": False, "worst": "1 failed, 2 passed in 3.21s", "failures": failures}
     assert outcome(0, "...\n3 passed in 1.00s\n") == {"ok": True, "worst": "3 passed in 1.00s"}
+
+
+def test_a_test_that_could_not_run_has_failed_and_is_not_wrong():
+    why = "RuntimeError: Unable to initialize backend 'tpu': libtpu.so is missing"
+    said = f"E\nERROR tests/ops/test_masked.py::test_mean - {why}\n1 error in 0.1s\n"
+    failures = ["tests/ops/test_masked.py::test_mean"]
+    assert outcome(1, said) == {"failed": f"pytest ended with status 1: {why}", "failures": failures}
+    said = "ImportError while loading conftest\nE   ModuleNotFoundError: No module named 'chex'\n"
+    assert outcome(4, said) == {"failed": "pytest ended with status 4: ModuleNotFoundError: No module named 'chex'"}
+    assert outcome(-11, "") == {"failed": "pytest ended with status -11: it said nothing"}
 
 
 def small_case(**more) -> oracle.Case:

@@ -56,7 +56,7 @@ def test_peaks_end_with_the_two_numbers(tmp_path: Path):
     assert copy["gbs"] == pytest.approx(2 * 2**20 / copy["ms"] / 1e6)
     ceilings = next(row for row in rows if row["name"] == "ceilings")
     assert ceilings["tflops"] == max(row["tflops"] for row in products) and ceilings["gbs"] == copy["gbs"]
-    assert {row["dtype"] for row in rows[rows.index(ceilings) + 1 :]} == {"float32, default", "float32, HIGHEST"}
+    assert {row["dtype"] for row in rows[rows.index(ceilings) + 1 :]} == {"float32, DEFAULT", "float32, HIGHEST"}
 
 
 def test_an_iteration_is_timed_by_phase_without_the_first(monkeypatch: pytest.MonkeyPatch):
@@ -111,14 +111,26 @@ def test_batches_are_shifted_once_and_read_after_the_prompt():
     assert not np.array_equal(answers.tokens[:, 0, 4:], answers.tokens[:, 1, 4:])
 
 
-def test_scripts_run_a_section_and_write_its_rows(tmp_path: Path):
-    command = [str(ROOT / "scripts" / "tpu_check"), "--tiny", "peaks", "--out", str(tmp_path)]
+def run_script(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [str(ROOT / "scripts" / "tpu_check"), *arguments, "--out", str(folder)]
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHON": sys.executable,
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, check=False)
+
+
+def test_without_the_device_a_script_says_so_in_a_line_and_runs_nothing(tmp_path: Path):
+    done = run_script(tmp_path / "rows", "peaks", JAX_PLATFORMS="cpu")
+    assert (done.returncode, done.stdout) == (2, "")
+    why = "jax sees no TPU here (but a CPU; JAX_PLATFORMS is cpu); --tiny tries the check out on a CPU"
+    assert done.stderr == f"scripts/tpu_check: {why}\n"
+    assert not (tmp_path / "rows").exists()
+
+
+def test_scripts_run_a_section_and_write_its_rows(tmp_path: Path):
+    done = run_script(tmp_path, "--tiny", "peaks")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in (tmp_path / "peaks.jsonl").read_text().splitlines()]
     assert f"{len(rows)} rows, 0 right, 0 wrong, 0 failed, 0 skipped" in done.stdout
