@@ -151,7 +151,7 @@ def grpo(work: Workload) -> Step:
     sample = make_sampler(
         policy.model, eos_ids=(2,), max_new_tokens=work["N"], answers=work["G"], prepare=unstack_layers
     )
-    share = work.get("share_prompts", False)
+    share = work.get("share_prompts", True)  # what the trainer decides for prompts as long as the answers
     judge = jax.jit(make_judge(policy.model, None, None, rows_at_once=rows, answers=work["G"], share_prompts=share))
     learn = jax.jit(
         make_grpo_learn(

@@ -112,18 +112,20 @@ def run(
 
 
 def _shares_prompts(config: GRPOConfig, policy: Start, train: Loader, mesh: Mesh) -> bool:
-    """Whether the answers to a prompt share its row, and a line in the log that says so."""
-    asked, answers, length = config.grpo.share_prompts, config.rollout.answers, config.rollout.max_new_tokens
+    """Whether the answers to a prompt share its row: what the config says or, if nothing, where it is a mere gain."""
+    shares = config.grpo.share_prompts
     prompts = config.batch_size // (config.grpo.mini_batches * config.micro_batches)  # of a part of an update
-    same = config.grpo.mini_batches == 1 and config.cuts_whole_groups
-    if asked:
+    answers, length = config.rollout.answers, config.rollout.max_new_tokens
+    if shares is None:
+        shares = (
+            config.cuts_do_not_matter
+            and config.cuts_whole_groups
+            and divides(prompts, BATCH_AXES, mesh.shape)
+            and why_not_share(policy.config, config.compute, train.index.report.longest + length) is None
+            and sampled_should_share(train.index, config.data.buckets, answers=answers, length=length)
+        )
+    if shares:
         check_batch(mesh, "prompts of a micro-batch, which share_prompts keeps whole,", prompts)
         check_attention(mesh, config.compute, prefixes=True)
-    able = divides(prompts, BATCH_AXES, mesh.shape) and not why_not_share(
-        policy.config, config.compute, train.index.report.longest + length
-    )
-    pays = sampled_should_share(train.index, config.data.buckets, answers=answers, length=length)
-    shares = same and able and pays if asked is None else asked
-    if shares:
         log.info("the %d answers to a prompt share its row", answers)
     return shares

@@ -35,7 +35,8 @@ class GRPOOptions(UpdateOptions):
             the vocabulary, for one more forward of the reference an update.
         share_prompts: whether the answers to a prompt share its row where they are judged and learned from, so that a
             model reads the prompt once and not once an answer. An update then takes whole groups. None: where that
-            leaves less to compute and what is learned stays the same within rounding (`mini_batches` is 1).
+            leaves less to compute and what is learned stays the same within rounding: where one update takes all
+            answers of a step, and its loss does not depend on how they are cut, as that of "bnpo" does.
     """
 
     baseline: Baseline = "mean"
@@ -97,6 +98,11 @@ class GRPOConfig(RolloutTrainConfig):
     def cuts_whole_groups(self) -> bool:
         """Whether each part of an update can have all answers to its prompts."""
         return self.batch_size % (self.grpo.mini_batches * self.micro_batches) == 0
+
+    @property
+    def cuts_do_not_matter(self) -> bool:
+        """Whether it is all one for what is learned which answers each part of an update has."""
+        return self.grpo.mini_batches == 1 and (self.grpo.reduction != "bnpo" or self.micro_batches == 1)
 
     @property
     def options(self) -> GRPOOptions:

@@ -160,3 +160,17 @@ def test_grpo_needs_groups_and_effects():
     with pytest.raises(ValueError, match=r"share_prompts=true: mini_batches=3 x micro_batches=2 must divide the 9 pr"):
         options = GRPOOptions(mini_batches=3, share_prompts=True)
         GRPOConfig(out="x", grpo=options, batch_size=9, micro_batches=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "micro_batches", "expected"),
+    [
+        ({}, 2, True),
+        ({"mini_batches": 2}, 1, False),
+        ({"reduction": "bnpo"}, 2, False),
+        ({"reduction": "bnpo"}, 1, True),
+    ],
+)
+def test_grpo_knows_when_it_is_all_one_how_answers_are_cut(options, micro_batches, expected):
+    made = GRPOConfig(out="x", grpo=GRPOOptions(**options), micro_batches=micro_batches, batch_size=8)
+    assert made.cuts_do_not_matter is expected
