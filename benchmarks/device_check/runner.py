@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -136,10 +137,10 @@ def _described(status: int) -> str | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and all that it started, which are a group of their own."""
-    if process.poll() is None:
+    """Ends the process and all that it started, which are a group of their own, and may outlive it."""
+    with contextlib.suppress(ProcessLookupError):  # nothing is left of the group
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def _last_words(log: Path) -> str:

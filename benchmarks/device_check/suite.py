@@ -54,8 +54,10 @@ def run_tests(folder: str, platform: str, seconds: float) -> Row:
         See `outcome`; `skipped` where the time ran out.
     """
     command = [sys.executable, "-m", "pytest", str(ROOT / folder), "-q", "--maxfail=10", "--tb=line", "-k", NEEDS_EIGHT]
-    # No plugins of ours that may be missing here, and no warning is an error: compilers of devices have their own.
+    # No plugins of ours that may be missing here, and no warning is an error: compilers of devices have their own. Nor
+    # is an option of the project's that this machine's pytest is too old for.
     command += ["-p", "no:xdist", "-p", "no:cacheprovider", "-W", "default"]
+    command += ["-o", "addopts=--import-mode=importlib", "-m", "not slow"]
     # The CPU stays there for what asks for it by name.
     backends = platform if platform == "cpu" else f"{'cuda' if platform == 'gpu' else platform},cpu"
     environment = {**os.environ, **ENVIRONMENT, "JAX_PLATFORMS": backends}

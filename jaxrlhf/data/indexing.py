@@ -95,7 +95,10 @@ def _check_options(kind: Kind, config: DataConfig) -> None:
         raise ValueError(f"data.completion_only=false works for SFT only, not for {reader}; remove it")
     if kind not in ("preference", "ranked") and config.share_prompts is not None:
         shared = str(config.share_prompts).lower()
-        raise ValueError(f"data.share_prompts={shared} works for pairs and rankings only, not for {reader}; remove it")
+        raise ValueError(
+            f"data.share_prompts={shared} works for pairs and rankings only, not for {reader}; remove it (GRPO has "
+            "grpo.share_prompts)"
+        )
     if kind != "prompt" and config.max_prompt_length is not None:
         raise ValueError(f"data.max_prompt_length works for prompts only, not for {reader}; use data.max_length")
     if kind == "prompt" and config.truncation != DataConfig().truncation:

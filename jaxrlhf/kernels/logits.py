@@ -33,9 +33,11 @@ def tile_logits(
         columns: of the tile.
     """
     bias = None if head.bias is None else jax.lax.dynamic_slice_in_dim(head.bias, first, columns)
-    # The bound is never met. Without it compilers join this product and the subtraction of the maximum into one
-    # operation in some programs and not in others, and a log-probability would differ between them in its last digit.
-    return jnp.minimum(_capped(hidden, head, weight, bias) * inverse, _LARGEST)
+    logits = _capped(hidden, head, weight, bias) * inverse
+    # The choice changes nothing: what is not below is infinite, or NaN, of which infinity makes NaN again. Without it
+    # compilers join this product and the subtraction of the maximum into one operation in some programs and not in
+    # others, and a log-probability would differ between them in its last digit.
+    return jnp.where(logits < _LARGEST, logits, jnp.inf)
 
 
 def tile_weight(head: Head, first: jax.Array, columns: int, dtype: jnp.dtype) -> jax.Array:

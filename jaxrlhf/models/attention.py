@@ -98,7 +98,10 @@ def check_attention(mesh: Mesh, compute: ComputeConfig, *, prefixes: bool = Fals
 
 
 def why_not_share(config: ModelConfig, compute: ComputeConfig, tokens: int) -> str | None:
-    """Why answers should not share a row: the backend that would run without it, if that cannot run with it.
+    """Why answers should not share a row, unless somebody asks for it.
+
+    The backend that would run without it may not run with it; and `xla` on accelerators holds the scores of whole rows,
+    so that memory grows with the square of their length.
 
     Args:
         config: the model.
@@ -109,9 +112,10 @@ def why_not_share(config: ModelConfig, compute: ComputeConfig, tokens: int) -> s
         What the log says, or None.
     """
     case = Case(target_platform(), compute.dtype, config.head_dim, tokens, cached=False)
-    backend = _wanted(compute.attention, case)
-    alone, shared = (_obstacle(backend, case._replace(prefixes=prefixes)) for prefixes in (False, True))
-    return f"attention on {backend} needs that" if shared is not None and alone is None else None
+    wanted = _wanted(compute.attention, case)
+    if wanted == "xla" or _obstacle(wanted, case) is not None:
+        return None if case.platform == "cpu" else "attention on xla would hold the scores of longer rows"
+    return None if _obstacle(wanted, case._replace(prefixes=True)) is None else f"attention on {wanted} needs that"
 
 
 def choose_backend(asked: AttentionChoice, case: Case) -> AttentionBackend:

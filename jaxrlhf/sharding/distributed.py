@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 import jax
 
-from jaxrlhf.sharding.threads import spare_threads
-
 _VARIABLES = ("JAXRLHF_COORDINATOR", "JAXRLHF_NUM_PROCESSES", "JAXRLHF_PROCESS_ID")
 
 
@@ -32,7 +30,6 @@ def initialize() -> None:
         return
     launched = _launched(os.environ)
     if launched is not None:
-        spare_threads(os.environ)
         coordinator, processes, process = launched
         jax.distributed.initialize(coordinator, processes, process)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,8 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import TextIO
-
-from jaxrlhf.sharding.threads import spare_threads
 
 _GRACE_SECONDS = 10.0  # between the request to stop and the kill
 _POLL_SECONDS = 0.05
@@ -66,10 +65,7 @@ def _environment(coordinator: str, processes: int, process: int, devices: int | 
         flags = os.environ.get("XLA_FLAGS", "")
         variables["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
         variables["JAX_PLATFORMS"] = "cpu"
-    environment = os.environ | variables
-    if devices is not None:
-        spare_threads(environment, devices)
-    return environment
+    return os.environ | variables
 
 
 def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -115,7 +111,7 @@ def _stop(children: list[subprocess.Popen[str]]) -> None:
 
 def _signal(children: list[subprocess.Popen[str]], number: signal.Signals) -> None:
     for child in children:
-        if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # nothing is left of the group, which may outlive the process
             os.killpg(child.pid, number)
 
 

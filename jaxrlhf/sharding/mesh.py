@@ -47,6 +47,7 @@ def open_mesh(config: MeshConfig) -> Mesh:
     Raises:
         ValueError: if the sizes do not multiply to the number of devices, or the CPU was divided otherwise before.
     """
+    spare_threads(os.environ, config.cpu_devices, alone=not jax.distributed.is_initialized())
     if config.cpu_devices is not None:
         divide_cpu(config.cpu_devices)
     return make_mesh(config.data, config.fsdp, config.tensor)
@@ -58,7 +59,6 @@ def divide_cpu(devices: int) -> None:
     Raises:
         ValueError: if something did, and the processor was divided otherwise.
     """
-    spare_threads(os.environ, devices)
     try:
         jax.config.update("jax_num_cpu_devices", devices)
     except RuntimeError as error:

@@ -24,7 +24,7 @@ class Experience:
     """Sampled answers and what everyone says of them; [B, R] arrays are float32 and 0 outside the answer.
 
     Attributes:
-        batch: prompts and answers as `responses.response_batch` or `shared_response_batch` makes them.
+        batch: prompts and answers as `responses.response_batch` makes them or, of B / K rows, `shared_response_batch`.
         samples: `Samples` of B rows.
         logprobs: [B, R], under the policy, by the training forward, or None if answers are only scored.
         ref_logprobs: [B, R], under the reference, or None without one.

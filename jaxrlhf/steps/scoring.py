@@ -40,6 +40,7 @@ def token_logprobs(
 
     Returns:
         `LogprobOut` of [B, C] arrays, 0 outside the mask, and the mask [B, C]; C is T where the batch names no columns.
+        Where answers share rows all are [B, K, C], as `columns` are.
     """
     hidden = _hidden(model, params, batch, key)
     targets, mask = at_columns(batch, batch.targets), at_columns(batch, batch.mask)
@@ -107,7 +108,10 @@ def sequence_scores(model: Model, params: Params, batch: TokenBatch, *, key: jax
 
 
 def at_columns(batch: TokenBatch, values: jax.Array) -> jax.Array:
-    """Picks the columns that a loss reads: [B, T, ...] to [B, C, ...]; padding columns give 0 and False."""
+    """Picks the columns that a loss reads: [B, T, ...] to [B, C, ...]; padding columns give 0 and False.
+
+    Columns [B, K, C] give [B, K, C, ...].
+    """
     if batch.columns is None:
         return values
     fill: Any = False if values.dtype == bool else 0

@@ -61,6 +61,8 @@ def run(
     if reference is not None and not options.kl_coef:
         raise ValueError("a reference has no effect at grpo.kl_coef=0; set one, or leave the other out")
     with open_run(config) as job:
+        if options.share_prompts:
+            _check_sharing(config, job.mesh)
         policy = take_start(config.model, model, job.mesh)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
         frozen = judges.frozen
@@ -111,21 +113,31 @@ def run(
         return job.finish(policy, improve(game, states, train, held_out, rates))
 
 
+def _check_sharing(config: GRPOConfig, mesh: Mesh) -> None:
+    """Refuses `grpo.share_prompts` where the devices cannot have it."""
+    check_attention(mesh, config.compute, prefixes=True)
+    check_batch(mesh, "prompts of a micro-batch (grpo.share_prompts)", config.micro_prompts)
+
+
 def _shares_prompts(config: GRPOConfig, policy: Start, train: Loader, mesh: Mesh) -> bool:
     """Whether the answers to a prompt share its row: what the config says or, if nothing, where it is a mere gain."""
-    shares = config.grpo.share_prompts
-    prompts = config.batch_size // (config.grpo.mini_batches * config.micro_batches)  # of a part of an update
-    answers, length = config.rollout.answers, config.rollout.max_new_tokens
-    if shares is None:
-        shares = (
-            config.cuts_do_not_matter
-            and config.cuts_whole_groups
-            and divides(prompts, BATCH_AXES, mesh.shape)
-            and why_not_share(policy.config, config.compute, train.index.report.longest + length) is None
-            and sampled_should_share(train.index, config.data.buckets, answers=answers, length=length)
-        )
-    if shares:
-        check_batch(mesh, "prompts of a micro-batch, which share_prompts keeps whole,", prompts)
-        check_attention(mesh, config.compute, prefixes=True)
+    asked, answers = config.grpo.share_prompts, config.rollout.answers
+    why = _why_apart(config, policy, train, mesh) if asked is None else None if asked else "grpo.share_prompts=false"
+    if why is None:
         log.info("the %d answers to a prompt share its row", answers)
-    return shares
+    else:
+        log.info("the %d answers to a prompt have a row each: %s", answers, why)
+    return why is None
+
+
+def _why_apart(config: GRPOConfig, policy: Start, train: Loader, mesh: Mesh) -> str | None:
+    length, answers = config.rollout.max_new_tokens, config.rollout.answers
+    if not config.cuts_do_not_matter:
+        return "which of them an update takes together matters to what is learned"
+    if not (config.cuts_whole_groups and divides(config.micro_prompts, BATCH_AXES, mesh.shape)):
+        return f"the {config.batch_size} prompts of a step do not divide over its micro-batches and the devices"
+    if attention := why_not_share(policy.config, config.compute, train.widths[-1].tokens - 1 + length):
+        return attention
+    if not sampled_should_share(train.index, config.data.buckets, answers=answers, length=length):
+        return "one of all would cost more"
+    return None

@@ -95,6 +95,11 @@ class GRPOConfig(RolloutTrainConfig):
         )
 
     @property
+    def micro_prompts(self) -> int:
+        """Prompts whose answers go through a model at once, where groups are kept whole."""
+        return self.batch_size // (self.grpo.mini_batches * self.micro_batches)
+
+    @property
     def cuts_whole_groups(self) -> bool:
         """Whether each part of an update can have all answers to its prompts."""
         return self.batch_size % (self.grpo.mini_batches * self.micro_batches) == 0

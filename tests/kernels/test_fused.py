@@ -316,11 +316,12 @@ def test_devices_that_visit_different_numbers_of_tiles_wait_for_each_other(monke
     assert_same_on_a_mesh(make_problem(), clipped, (2, 1, 2), mask, want=WANT)
 
 
-@pytest.mark.parametrize("sizes", [None, (2, 1, 2)], ids=str)
+@pytest.mark.parametrize("sizes", [None, (2, 1, 2)], ids=["one", "mesh"])
 @pytest.mark.parametrize("vocab", [400, 1500])
 def test_judge_and_update_agree_to_the_last_digit(monkeypatch: pytest.MonkeyPatch, vocab: int, sizes):
     # Two programs: one that scores what was sampled, and one that learns from it. PPO's first ratio must be exactly 1.
-    monkeypatch.setitem(tiles.TILES, "cpu", tiles.TileSize(256, 512, held=100 * 4 * vocab))  # rows of other heights
+    size = tiles.TileSize(256, 512, held=100 * 4 * vocab)  # rows of other heights in the one than in the other
+    monkeypatch.setattr(tiles, "TILES", dict.fromkeys(tiles.TILES, size))
     rng = np.random.default_rng(vocab)
     hidden, weight = (jnp.asarray(rng.normal(size=(n, WIDTH)), jnp.float32) for n in (600, vocab))
     targets, mask = jnp.asarray(rng.integers(vocab, size=600)), jnp.asarray(rng.random(600) < 0.8)

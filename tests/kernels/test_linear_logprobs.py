@@ -351,6 +351,17 @@ def test_masked_rows_may_hold_nan(implementation: str):
 
 
 @implementations
+@pytest.mark.parametrize("value", [jnp.inf, jnp.nan])
+def test_a_row_that_is_not_finite_is_not_certain_of_anything(implementation: str, value: float):
+    hidden = jnp.asarray([[value, 1.0], [1.0, 1.0]])
+    weight = jnp.asarray([[1.0, 0.0], [0.5, 1.0], [0.25, 0.0]])
+    want = ("logp", "lse", "entropy")
+    out = linear_logprobs(hidden, weight, jnp.asarray([0, 0]), want=want, implementation=implementation)
+    for field in (out.logp, out.lse, out.entropy):
+        assert field is not None and not jnp.isfinite(field[0]) and jnp.isfinite(field[1])
+
+
+@implementations
 def test_all_rows_masked_gives_zeros(implementation: str):
     problem = random_problem(40)
     mask = jnp.zeros(ROWS, bool)

@@ -91,16 +91,24 @@ def test_what_these_devices_can_run_is_not_refused():
     check_attention(TPUS, ComputeConfig(attention="auto"), prefixes=True)
 
 
+HOLDS_SCORES = "attention on xla would hold the scores of longer rows"
+
+
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("TPU v5 lite", "attention on splash needs that"), ("NVIDIA H200", None)]
+    ("kind", "platform", "tokens", "changes", "expected"),
+    [
+        ("TPU v5 lite", "tpu", 128, {}, "attention on splash needs that"),
+        ("TPU v5 lite", "tpu", 127, {}, HOLDS_SCORES),  # too short for splash
+        ("TPU v5 lite", "tpu", 128, {"attention": "xla"}, HOLDS_SCORES),
+        ("NVIDIA H200", "gpu", 128, {}, None),
+        ("NVIDIA H200", "gpu", 128, {"dtype": "float32"}, HOLDS_SCORES),
+        ("cpu", "cpu", 128, {}, None),
+    ],
 )
-def test_answers_have_a_row_each_where_splash_would_run(kind, expected):
+def test_answers_have_a_row_each_where_attention_would_suffer(kind, platform, tokens, changes, expected):
     config = dataclasses.replace(TINY, head_dim=64)
-    with jax.sharding.use_abstract_mesh(mesh_of(kind, "tpu" if expected else "gpu")):
-        assert why_not_share(config, ComputeConfig(dtype="bfloat16"), 128) == expected
-        assert why_not_share(config, ComputeConfig(dtype="bfloat16"), 127) is None  # xla runs
-        assert why_not_share(TINY, ComputeConfig(dtype="bfloat16"), 128) is None
-        assert why_not_share(config, ComputeConfig(dtype="bfloat16", attention="xla"), 128) is None
+    with jax.sharding.use_abstract_mesh(mesh_of(kind, platform)):
+        assert why_not_share(config, ComputeConfig(**{"dtype": "bfloat16"} | changes), tokens) == expected
 
 
 def test_a_program_for_tpus_has_the_kernel_and_no_mask():

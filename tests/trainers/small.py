@@ -113,7 +113,7 @@ def config(method: str, out: Path, **changes: Any) -> Any:
     if method in ("ppo", "grpo", "rejection"):
         base[method] = {
             "ppo": PPOOptions(epochs=2, mini_batches=2),
-            "grpo": GRPOOptions(epochs=2, mini_batches=2, kl_coef=0.1),
+            "grpo": GRPOOptions(epochs=2, kl_coef=0.1),  # so that answers share the row of their prompt
             "rejection": RejectionOptions(epochs=2),
         }[method]
         base["rollout"] = RolloutConfig(max_new_tokens=6, answers=2)

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.sharding.config import MeshConfig
 from jaxrlhf.trainers import grpo, ppo
 from jaxrlhf.trainers.config import OptimConfig
@@ -77,10 +78,23 @@ def test_grpo_shares_prompts_where_that_is_less_to_compute(tmp_path, caplog):
     with caplog.at_level("INFO", logger="jaxrlhf"):
         long = RolloutConfig(max_new_tokens=40, answers=2)
         train("grpo", tmp_path / "long", steps=1, grpo=GRPOOptions(), rollout=long)
-        train("grpo", tmp_path / "parts", steps=1, grpo=GRPOOptions(mini_batches=2))
+        train("grpo", tmp_path / "parts", steps=1, batch_size=16, grpo=GRPOOptions(mini_batches=2))
         assert said not in caplog.messages
         train("grpo", tmp_path / "short", steps=1, grpo=GRPOOptions())
         assert said in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"batch_size": 8, "micro_batches": 2}, r"prompts of a micro-batch \(grpo.share_prompts\)=4 "),
+        ({"compute": ComputeConfig(attention="splash")}, "compute.attention='splash' needs a TPU"),
+    ],
+)
+def test_prompts_that_cannot_be_shared_are_refused_before_anything_is_loaded(tmp_path, changes, problem):
+    settings = config("grpo", tmp_path / "run", model="nothing", grpo=GRPOOptions(share_prompts=True), **changes)
+    with pytest.raises(ValueError, match=problem):
+        grpo.run(settings, dataset=prompts(), rewards=[mentions])
 
 
 def test_a_reference_that_grpo_would_not_read_is_refused(tmp_path):

@@ -19,7 +19,10 @@ PROGRAM = (
 )
 
 
-@pytest.mark.parametrize("method", ["sft", pytest.param("kto", marks=pytest.mark.slow), "ppo"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("kto", "grpo")]
+
+
+@pytest.mark.parametrize("method", ["sft", "ppo", *SLOW])
 def test_two_processes_equal_one(method, tmp_path):
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
@@ -37,7 +40,7 @@ def test_two_processes_equal_one(method, tmp_path):
     one, two = load_policy(tmp_path / "one" / "export").params, load_policy(tmp_path / "two" / "export").params
     for left, right in zip(_leaves(one), _leaves(two), strict=True):
         np.testing.assert_allclose(left, right, atol=2e-4)
-    name = "rewards/mentions/mean" if method == "ppo" else "loss"
+    name = "rewards/mentions/mean" if method in ("ppo", "grpo") else "loss"
     assert [line[name] for line in metrics(tmp_path / "two") if name in line] == pytest.approx(
         [line[name] for line in metrics(tmp_path / "one") if name in line], rel=1e-4
     )
