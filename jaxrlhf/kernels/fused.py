@@ -45,9 +45,10 @@ def fused_token_loss(
 
     Args:
         loss_fn: `loss_fn(out, mask, aux, given) -> (scalar, metrics)`. It is called on [1, n] arrays of some of the
-            tokens, in any order, and the results are added up: what it divides by must not depend on them. Where the
-            mask is False it finds zeros, which must add nothing. What it reads comes by `aux` and `given`: an array
-            that it closes over must not be differentiated by.
+            tokens, in any order, and the results are added up: what it divides by must not depend on them. The losses
+            of `losses` need their `denom`, and averages within answers weights a token (`steps.grpo.token_weights`).
+            Where the mask is False it finds zeros, which must add nothing. What it reads comes by `aux` and `given`: an
+            array that it closes over must not be differentiated by.
         hidden: [..., D] float array.
         head: `Head`, or its weight [V, D] alone.
         targets: [...] int array.
@@ -68,6 +69,8 @@ def fused_token_loss(
     Example:
         A policy gradient. The tokens are counted outside: `loss_fn` sees some of them at a time.
 
+            from jaxrlhf.ops import mean_of
+
             def loss_fn(out, mask, advantages, tokens):
                 loss = -jnp.sum(out.logp * advantages) / tokens
                 return loss, {"entropy": mean_of(out.entropy, mask)}
@@ -75,6 +78,8 @@ def fused_token_loss(
             loss, metrics = fused_token_loss(
                 loss_fn, hidden, head, targets, advantages, mask.sum(), want=("logp", "entropy"), mask=mask
             )
+
+        With one of `losses`: `lm_loss(out.logp, mask, denom=tokens)`.
     """
     sides, taken, wanted = take_inputs(hidden, head, targets, want=want, mask=mask, ref=ref, temperature=temperature)
     aux, given = jax.tree.map(jnp.asarray, (aux, given))

@@ -60,6 +60,8 @@ def take_inputs(
     temperature: jax.Array | float | None,
 ) -> Inputs:
     """Checks the arguments of `linear_logprobs` and flattens their leading axes; its errors are raised here."""
+    if isinstance(want, str):
+        raise ValueError(f"want={want!r} is a string; expected a sequence of fields, such as ({want!r},)")
     unknown = [name for name in want if name not in FIELDS]
     if unknown:
         raise ValueError(f"want={tuple(want)} has unknown fields {unknown}; choose among {FIELDS}")
@@ -68,6 +70,8 @@ def take_inputs(
         raise ValueError(f"want={tuple(want)} reads {read} of a reference; give ref=(its hidden states, its head)")
     if ref is not None and not read:
         raise ValueError(f"ref is given, but want={tuple(want)} reads nothing of it; want one of {OF_REFERENCE}")
+    if ref is not None and not (isinstance(ref, tuple) and len(ref) == 2):
+        raise ValueError("ref must be a pair: the reference's hidden states and its head")
     hidden, head, targets, mask, ref = jax.tree.map(jnp.asarray, (hidden, head, targets, mask, ref))  # numpy's too
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise ValueError(f"targets are {targets.dtype}; expected ids of words, of an integer type")
@@ -90,10 +94,12 @@ def take_inputs(
 
 
 def _side(name: str, hidden: jax.Array, head: Head | jax.Array, targets: jax.Array, mask: jax.Array | None) -> Side:
+    if not isinstance(head, Head | jax.Array):
+        raise ValueError(f"the head of `{name}` is {type(head).__name__}; expected a Head, or its weight [V, D]")
     head = head if isinstance(head, Head) else Head(weight=head)
     if hidden.ndim != targets.ndim + 1 or hidden.shape[:-1] != targets.shape:
         raise ValueError(
-            f"the hidden states of `{name}` are {_shape(hidden)}; expected {list(targets.shape)}, the shape of "
+            f"the hidden states `{name}` are {_shape(hidden)}; expected {list(targets.shape)}, the shape of "
             "targets, and one axis more"
         )
     if head.weight.ndim != 2 or head.weight.shape[1 - head.vocab_axis] != hidden.shape[-1]:

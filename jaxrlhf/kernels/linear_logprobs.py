@@ -48,14 +48,15 @@ def linear_logprobs(
     Args:
         hidden: [..., D] float array.
         head: `Head`, or its weight [V, D] alone.
-        targets: [...] int array, from 0 to below the vocabulary's size; a padded row of the head has logp -inf.
+        targets: [...] int array, from 0 to below the vocabulary's size; a padded row of the head has logp -inf, and so
+            has what is no word: mask labels of -100.
         want: which fields of `LogprobOut` to compute; the others are None and cost nothing.
         mask: [...] bool array; where it is False the outputs are 0, no gradient flows, and `hidden` may be anything.
             Such rows are not computed.
         ref: the reference's hidden states [..., D'] and its head, of the same vocabulary; needed for `kl` and
             `ref_logp`, and only then.
         ref_grad: whether gradient flows to the reference as well.
-        temperature: scalar, of policy and reference; may be traced; None means 1.
+        temperature: positive scalar, of policy and reference; may be traced; None means 1.
         implementation: "chunked" walks the vocabulary in tiles and never holds [..., V]; "reference" materialises the
             logits and is the truth that the others are tested against; None chooses.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.kernels.inputs import Given, Side
 from jaxrlhf.kernels.logits import logits_of
-from jaxrlhf.ops.logprobs import entropy_from_logits, kl_from_logits
+from jaxrlhf.ops.logprobs import at_targets, entropy_from_logits, kl_from_logits
 from jaxrlhf.types import LogprobOut
 
 
@@ -29,4 +29,4 @@ def reference_logprobs(sides: tuple[Side, ...], given: Given, want: frozenset[st
 
 def _target_logp(logits: jax.Array, targets: jax.Array) -> jax.Array:
     # By the log-sum-exp that is returned: `logp >= max_logit - lse` must round alike on both sides.
-    return jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    return at_targets(logits, targets) - jax.nn.logsumexp(logits, axis=-1)

@@ -26,6 +26,7 @@ from jaxrlhf.kernels.walk import (
     read_tile,
     take_strip,
 )
+from jaxrlhf.ops.masked import in_parts
 from jaxrlhf.ops.stats import is_metric, reduce_stacked
 from jaxrlhf.types import LogprobOut, Metrics
 
@@ -100,7 +101,8 @@ def call_loss(loss_fn: TokenLossFn, out: LogprobOut, extra: Extra) -> tuple[jax.
     def kept(leaf: jax.Array) -> jax.Array:
         return jnp.where(mask.reshape(-1, *(1 for _ in leaf.shape[1:])), leaf, jnp.zeros((), leaf.dtype))[None]
 
-    return _checked(loss_fn(jax.tree.map(kept, out), mask[None], jax.tree.map(kept, extra.aux), extra.given))
+    with in_parts():
+        return _checked(loss_fn(jax.tree.map(kept, out), mask[None], jax.tree.map(kept, extra.aux), extra.given))
 
 
 def _checked(found: Any) -> tuple[jax.Array, Metrics]:

@@ -43,6 +43,9 @@ def group_advantages(
     chex.assert_rank([rewards, valid], 2)
     chex.assert_equal_shape([rewards, valid])
     rewards = jnp.where(valid, rewards.astype(jnp.float32), 0.0)
+    for name, value, known in (("baseline", baseline, _BASELINES), ("scale", scale, {"none": None, **_DEVIATIONS})):
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is unknown; choose among {sorted(known)}")
     centred = rewards - _BASELINES[baseline](rewards, valid)
     if scale == "none":
         return jnp.where(valid, centred, 0.0)
@@ -127,7 +130,7 @@ def grpo_loss(
     clip_low: jax.Array | float = 0.2,
     clip_high: jax.Array | float = 0.2,
     kl: jax.Array | None = None,
-    kl_coef: jax.Array | float = 0.0,
+    kl_coef: jax.Array | float | None = None,
     average: Callable[[jax.Array, jax.Array], jax.Array] = masked_mean,
 ) -> tuple[jax.Array, dict[str, Mean]]:
     """Policy loss of GRPO (Shao et al. 2024, eq. 3): the clipped surrogate, and a KL penalty that is part of the loss.
@@ -140,14 +143,20 @@ def grpo_loss(
         clip_low: how far the ratio may fall, in [0, 1].
         clip_high: how far the ratio may rise; above `clip_low` it leaves room for unlikely tokens (Yu et al. 2025).
         kl: [B, T] float array, differentiable KL to the reference of each token; None means no penalty.
-        kl_coef: price of a nat.
+        kl_coef: price of a nat; given with `kl`, and only then.
         average: from costs [B, T] and mask to the loss: `masked_mean` over all tokens (DAPO), `sequence_mean` (GRPO),
-            `fixed_length_mean` (Dr. GRPO).
+            `functools.partial(fixed_length_mean, length=...)` (Dr. GRPO). For those who accumulate, each takes a
+            `denom` by `functools.partial` too.
 
     Returns:
         Scalar float32 loss, and metrics `policy_loss` (a token mean), `clip_ratio/low_mean`, `clip_ratio/high_mean`,
         `clip_ratio/region_mean`, `ratio`, and with a penalty `kl`.
+
+    Raises:
+        ValueError: if one of `kl` and `kl_coef` is given without the other.
     """
+    if (kl is None) != (kl_coef is None):
+        raise ValueError("kl and kl_coef belong together: give both, or neither for no penalty")
     chex.assert_rank([advantages, mask], [{1, 2}, 2])
     spread = jnp.broadcast_to(advantages[:, None], mask.shape) if advantages.ndim == 1 else advantages
     found = clipped_surrogate(logprobs, old_logprobs, spread, mask, clip_low=clip_low, clip_high=clip_high)
@@ -159,7 +168,7 @@ def grpo_loss(
         "ratio": mean_of(jnp.exp(found.log_ratio), mask),
     }
     costs = found.costs
-    if kl is not None:
+    if kl is not None and kl_coef is not None:
         chex.assert_equal_shape([kl, mask])
         costs = costs + kl_coef * jnp.where(mask, kl, 0.0)
         metrics["kl"] = mean_of(kl, mask)

@@ -18,8 +18,13 @@ def best_of_group(scores: jax.Array, valid: jax.Array, keep: int) -> tuple[jax.A
     Returns:
         [P, keep] int32, their numbers, the best first and of equal ones the first; and [P, keep] bool, False where a
         group has no valid answer left to take, and the number means nothing.
+
+    Raises:
+        ValueError: if `keep` is below 1 or above K.
     """
     chex.assert_rank([scores, valid], 2)
     chex.assert_equal_shape([scores, valid])
+    if not 1 <= keep <= scores.shape[1]:
+        raise ValueError(f"keep={keep} must lie in 1 ... {scores.shape[1]}, the answers of a group")
     order = jnp.lexsort((-scores, ~valid), axis=1)[:, :keep].astype(jnp.int32)
     return order, jnp.take_along_axis(valid, order, axis=1)

@@ -15,15 +15,20 @@ def logprobs_from_logits(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
     Args:
         logits: [..., V] float array.
-        targets: [...] int array.
+        targets: [...] int array. What is no word, as the label -100 of padding, has -inf: mask it.
 
     Returns:
         [...] float32 array.
     """
     chex.assert_equal_shape_prefix([logits, targets], targets.ndim)
     chex.assert_rank(logits, targets.ndim + 1)
-    logprobs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    return jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+    return at_targets(jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1), targets)
+
+
+def at_targets(values: jax.Array, targets: jax.Array) -> jax.Array:
+    """Picks [...] of [..., V] values by [...] targets, -inf where a target is no word."""
+    found = jnp.take_along_axis(values, targets[..., None], axis=-1)[..., 0]
+    return jnp.where((targets >= 0) & (targets < values.shape[-1]), found, -jnp.inf)
 
 
 def entropy_from_logits(logits: jax.Array) -> jax.Array:

@@ -5,9 +5,29 @@ Padding is selected away, not multiplied by zero: 0 * NaN is NaN, and padding ma
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import chex
 import jax
 import jax.numpy as jnp
+
+_in_parts = contextvars.ContextVar("in_parts", default=False)
+
+
+@contextlib.contextmanager
+def in_parts() -> Iterator[None]:
+    """Within, arrays are some of the tokens of a batch, in any order: what would need all of them is refused.
+
+    `kernels.fused_token_loss` calls losses so. A mean of a part by its own count, or a sum of what is no row, would be
+    wrong in silence.
+    """
+    token = _in_parts.set(True)
+    try:
+        yield
+    finally:
+        _in_parts.reset(token)
 
 
 def masked_sum(values: jax.Array, mask: jax.Array, axis: int | None = None) -> jax.Array:
@@ -20,6 +40,11 @@ def masked_sum(values: jax.Array, mask: jax.Array, axis: int | None = None) -> j
     """
     chex.assert_equal_shape([values, mask])
     chex.assert_type(mask, bool)
+    if axis is not None and _in_parts.get():
+        raise ValueError(
+            "a sum for each row needs whole rows, and this loss sees some of the tokens at a time; give each token its "
+            "weight instead, as `steps.grpo.token_weights` does"
+        )
     return jnp.sum(jnp.where(mask, values.astype(jnp.float32), 0.0), axis=axis)
 
 
@@ -29,6 +54,11 @@ def masked_count(mask: jax.Array, denom: jax.Array | float | None = None) -> jax
     Steps pass the total of the whole batch as `denom`, so that micro-batches and devices add up to one mean.
     """
     if denom is None:
+        if _in_parts.get():
+            raise ValueError(
+                "a mean needs the count of all tokens, and this loss sees some of them at a time; give denom, counted "
+                "outside (of `grpo_loss`: average=functools.partial(masked_mean, denom=...))"
+            )
         denom = jnp.sum(mask, dtype=jnp.float32)
     return jnp.maximum(jnp.asarray(denom, jnp.float32), 1.0)
 

@@ -132,7 +132,7 @@ def _of_tokens(
         clip_low=given.clip_low,
         clip_high=given.clip_high,
         kl=out.kl if kl is None or kl == "exact" else _estimated_kl(kl, out.logp, tokens),
-        kl_coef=given.kl_coef,
+        kl_coef=None if kl is None else given.kl_coef,
         average=lambda costs, mask: masked_sum(tokens.weights * costs, mask),
     )
     return loss, {**metrics, "entropy": mean_of(out.entropy, mask)}

@@ -15,6 +15,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType
 
+from jaxrlhf import losses
 from jaxrlhf.kernels import fused_token_loss, linear_logprobs, tiles
 from jaxrlhf.ops.stats import Max, Sum, max_of, mean_of
 from jaxrlhf.types import Head, LogprobOut
@@ -402,6 +403,34 @@ def test_the_example_of_the_docstring_is_the_plain_loss():
     (expected, entropy), expected_slope = jax.value_and_grad(plain, has_aux=True)(problem.hidden)
     np.testing.assert_allclose([loss, metrics["entropy"].value], [expected, entropy], rtol=1e-5)
     np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_of_the_library_needs_its_denominator():
+    problem = make_problem()
+    mask = problem.mask
+
+    def by(**options):
+        def loss_fn(out, mask, aux, given):
+            return losses.lm_loss(out.logp, mask, **options)
+
+        return fused_token_loss(loss_fn, problem.hidden, problem.head, problem.targets, mask=mask)[0]
+
+    logp = linear_logprobs(problem.hidden, problem.head, problem.targets, mask=mask).logp
+    np.testing.assert_allclose(by(denom=mask.sum()), losses.lm_loss(logp[None], mask[None])[0], rtol=1e-6)
+    with pytest.raises(ValueError, match="a mean needs the count of all tokens"):
+        by()
+    losses.lm_loss(logp[None], mask[None])  # outside it may count by itself again
+
+
+def test_a_loss_that_averages_within_answers_is_refused():
+    problem = make_problem()
+
+    def loss_fn(out, mask, aux, given):
+        average = functools.partial(losses.sequence_mean, denom=2.0)
+        return losses.grpo_loss(out.logp, aux["old"], aux["advantages"], mask, average=average)
+
+    with pytest.raises(ValueError, match="a sum for each row needs whole rows"):
+        fused_token_loss(loss_fn, problem.hidden, problem.head, problem.targets, problem.aux)
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,13 @@ def test_masked_rows_may_hold_nan(implementation: str):
 
 
 @implementations
+def test_what_is_no_word_has_no_probability(implementation: str):
+    targets = jnp.asarray([-100, -1, 0, 4, 5, 1000])
+    logp = linear_logprobs(jnp.ones((6, 3)), jnp.ones((5, 3)), targets, implementation=implementation).logp
+    np.testing.assert_allclose(logp, [-jnp.inf, -jnp.inf, -jnp.log(5), -jnp.log(5), -jnp.inf, -jnp.inf], rtol=1e-6)
+
+
+@implementations
 @pytest.mark.parametrize("value", [jnp.inf, jnp.nan])
 def test_a_row_that_is_not_finite_is_not_certain_of_anything(implementation: str, value: float):
     hidden = jnp.asarray([[value, 1.0], [1.0, 1.0]])
@@ -463,8 +470,11 @@ def test_unknown_implementation_is_an_error_that_names_the_choices(name: str):
         ({"head": jnp.ones((5, 4))}, r"weight of `hidden` is float32\[5, 4\]; expected \[V, D\] with D = 3"),
         ({"head": Head(weight=jnp.ones((5, 3)), layout="dv")}, r"expected \[D, V\] with D = 3"),
         ({"head": Head(weight=jnp.ones((5, 3)), vocab_size=6)}, "has vocab_size=6, but its weight has 5 rows"),
-        ({"hidden": jnp.ones((1, 3))}, r"of `hidden` are float32\[1, 3\]; expected \[2\]"),
+        ({"hidden": jnp.ones((1, 3))}, r"hidden states `hidden` are float32\[1, 3\]; expected \[2\]"),
         ({"targets": jnp.zeros(2)}, "targets are float32"),
+        ({"head": {"weight": 1}}, "the head of `hidden` is dict; expected a Head"),
+        ({"ref": jnp.ones((2, 3)), "want": ("kl",)}, "ref must be a pair"),
+        ({"want": "logp"}, "want='logp' is a string"),
         ({"mask": jnp.ones((2, 1), bool)}, r"mask is bool\[2, 1\]; expected bool\[2\]"),
         ({"mask": jnp.ones(2, int)}, r"mask is int32\[2\]; expected bool\[2\]"),
     ],

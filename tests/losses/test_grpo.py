@@ -172,3 +172,20 @@ def test_micro_batches_of_uneven_lengths_add_up_to_the_batch(average):
         for part in (slice(0, 2), slice(2, 4))
     ]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-5)
+
+
+def test_an_unknown_baseline_or_scale_names_the_choices():
+    rewards, valid = jnp.ones((1, 2)), jnp.ones((1, 2), bool)
+    with pytest.raises(
+        ValueError, match=r"baseline='rloo' is unknown; choose among \['leave_one_out', 'mean', 'none'\]"
+    ):
+        losses.group_advantages(rewards, valid, baseline="rloo")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="scale='std' is unknown"):
+        losses.group_advantages(rewards, valid, scale="std")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("given", [{"kl": jnp.zeros((1, 2))}, {"kl_coef": 0.1}])
+def test_a_kl_and_its_price_belong_together(given):
+    arrays = (jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.zeros(1), jnp.ones((1, 2), bool))
+    with pytest.raises(ValueError, match="kl and kl_coef belong together"):
+        losses.grpo_loss(*arrays, **given)

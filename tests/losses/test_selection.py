@@ -39,3 +39,9 @@ def test_all_that_is_left_scores_no_more_than_what_is_taken(keep):
 def test_groups_must_be_matrices_of_one_shape():
     with pytest.raises(AssertionError):
         losses.best_of_group(SCORES, VALID[:, :2], 1)
+
+
+@pytest.mark.parametrize("keep", [0, 4])
+def test_more_than_there_are_cannot_be_taken(keep):
+    with pytest.raises(ValueError, match=rf"keep={keep} must lie in 1 \.\.\. 3"):
+        losses.best_of_group(jnp.zeros((2, 3)), jnp.ones((2, 3), bool), keep)

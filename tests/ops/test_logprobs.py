@@ -107,3 +107,8 @@ def test_gradient_of_kl():
     gradient = jax.jit(jax.grad(ops.kl_from_logits))
     np.testing.assert_allclose(gradient(logits, ref_logits), [math.log(3) / 4, -math.log(3) / 4], rtol=1e-6)
     np.testing.assert_array_equal(gradient(ref_logits, ref_logits), [0.0, 0.0])
+
+
+def test_what_is_no_word_has_no_probability():
+    logp = ops.logprobs_from_logits(jnp.zeros((4, 5)), jnp.asarray([-100, -1, 4, 5]))
+    np.testing.assert_allclose(logp, [-jnp.inf, -jnp.inf, -jnp.log(5), -jnp.inf], rtol=1e-6)
