@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "device_check"
 """Of compiled programs; beside the checkout and not with the results, which are few files."""
 
+NOT_MADE = ("time", "pytest is not installed")
+"""Why a check is skipped that the device could have."""
+
 _HEADING = "== "
 """Begins what a part prints, in the log."""
 
@@ -150,9 +153,10 @@ def _last_words(log: Path) -> str:
 
 
 def is_wrong(row: Row) -> bool:
-    """Whether a row makes the run fail: a result that is not right, a check of it that failed, a part that did not end.
+    """Whether a row makes the run fail: a result that is not right, a check that was not made, a part that did not end.
 
-    A peer that fails is in the table, and no more.
+    Another row that fails is in the table, and no more.
     """
     died = row.get("name", "").startswith("the whole of ")
-    return row.get("ok") is False or ("failed" in row and (died or row["section"] == "correctness"))
+    unchecked = row["section"] == "correctness" and ("failed" in row or row.get("skipped") in NOT_MADE)
+    return row.get("ok") is False or unchecked or ("failed" in row and died)

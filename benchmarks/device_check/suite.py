@@ -40,7 +40,7 @@ def measure(sheet: Sheet, shapes: Shapes, platform: str) -> None:
     for folder in shapes.suite:
         row = {"name": folder, "shape": "pytest", "dtype": "float32, HIGHEST", "implementation": "jax"}
         if importlib.util.find_spec("pytest") is None:
-            sheet.add(**row, skipped="pytest is not installed")
+            sheet.add(**row, skipped="pytest is not installed")  # one of `runner.NOT_MADE`, as is the next
         elif not sheet.clock.left():
             sheet.add(**row, skipped="time")
         else:

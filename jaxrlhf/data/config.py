@@ -73,7 +73,8 @@ class DataConfig:
     packing: bool = False
     # Put a prompt once in a row, and behind it all answers to it; False: a row for each answer; None: what leaves the
     # model less to compute, by the lengths in the data. DPO and reward models only. What is learned is the same within
-    # rounding. The fastest attention on TPUs cannot have such rows; where it would run, None is False.
+    # rounding. None is False where the fastest attention would run and cannot have such rows (TPUs), or where attention
+    # on an accelerator holds the scores of whole rows (float32).
     share_prompts: bool | None = None
     # End every answer with the end-of-sequence token, unless the chat template has ended the turn.
     add_eos: bool = True

@@ -113,7 +113,8 @@ class ComputeConfig:
 
     Attributes:
         dtype: of activations and matrix products; parameters stay float32, and norms and softmax are summed in it.
-            "bfloat16" is the faster one on accelerators, and on CPUs that multiply it in hardware (AMX).
+            "bfloat16" is the faster one on accelerators, where the fastest attention asks for it, and on CPUs that
+            multiply it in hardware.
         remat: what the backward pass recomputes of each block: "none" (most memory), "dots" (all but the products with
             weights and the kernels of attention), "full" (everything but the input of the block; least memory).
         scan_unroll: blocks per iteration of the loop over layers, at least 1; more may run a little faster, compiles

@@ -36,7 +36,8 @@ class GRPOOptions(UpdateOptions):
         share_prompts: whether the answers to a prompt share its row where they are judged and learned from, so that a
             model reads the prompt once and not once an answer. An update then takes whole groups. None: where that
             leaves less to compute and what is learned stays the same within rounding: where one update takes all
-            answers of a step, and its loss does not depend on how they are cut, as that of "bnpo" does.
+            answers of a step, its loss does not depend on how they are cut, as that of "bnpo" does, and attention can
+            have such rows (see `data.share_prompts`).
     """
 
     baseline: Baseline = "mean"

@@ -252,11 +252,14 @@ def test_a_device_that_is_not_there_is_named(question: str, why: str | None, mon
     assert found is None if why is None else found is not None and found.startswith(why)
 
 
-def test_wrong_are_wrong_results_and_checks_that_failed_and_no_peer():
+def test_wrong_are_wrong_results_and_checks_that_were_not_made_and_no_peer():
     assert is_wrong({"section": "correctness", "name": "head", "ok": False})
     assert is_wrong({"section": "correctness", "name": "head", "failed": "out of memory"})
     assert not is_wrong({"section": "correctness", "name": "head", "ok": True})
-    assert not is_wrong({"section": "correctness", "name": "head", "skipped": "time"})
+    assert is_wrong({"section": "correctness", "name": "tests/losses", "skipped": "time"})
+    assert is_wrong({"section": "correctness", "name": "tests/losses", "skipped": "pytest is not installed"})
+    assert not is_wrong({"section": "correctness", "name": "head", "skipped": "needs a TPU"})
+    assert not is_wrong({"section": "train", "name": "sft", "skipped": "time"})
     assert not is_wrong({"section": "head", "name": "fwd", "implementation": "torch", "failed": "out of memory"})
 
 
