@@ -64,7 +64,8 @@ def fused_token_loss(
 
     Raises:
         ValueError: as for `linear_logprobs`; for arrays in `aux` that do not begin with the shape of `targets`; for a
-            loss that returns anything but a float32 scalar and metrics that add up.
+            loss that returns anything but a float32 scalar and metrics that add up, or asks `ops.masked` for what only
+            the whole batch can tell: a mean without its `denom`, a sum for each row.
 
     Example:
         A policy gradient. The tokens are counted outside: `loss_fn` sees some of them at a time.

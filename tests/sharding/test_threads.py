@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,7 @@ def test_a_number_that_is_set_is_left_alone(name: str):
     assert environ == {name: "3"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux lists them")
 def test_a_mesh_of_a_divided_processor_has_them():
     program = (
         "import os; from jaxrlhf.sharding.config import MeshConfig; from jaxrlhf.sharding.mesh import open_mesh;"
