@@ -1,10 +1,10 @@
 """What travels between the parts: batches, rollouts, train states, and the functions that make a model.
 
 Dimension letters: B rows of a batch, K answers to a prompt, P prompt tokens, R response tokens, T tokens, C columns
-that a loss reads, S cache slots, D width, V vocabulary, L layers, KH key/value heads, Dh head width.
+that a loss reads, S columns of a cache, D width, V vocabulary, L layers, KH key/value heads, Dh head width.
 
-Every class here is a pytree of arrays (on the host: of numpy arrays of the same shapes), except `Model`, which is three
-pure functions.
+Every class here is a pytree of arrays (on the host: of numpy arrays of the same shapes), except `Model`, which is pure
+functions.
 """
 
 from __future__ import annotations
@@ -180,19 +180,26 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KVCache:
-    """Keys and values of the tokens seen so far.
+    """Keys and values of the tokens seen so far, those of a row in neighbouring columns that end where all rows' do.
+
+    So the next token of every row goes to the same column, and a step writes one column, wherever rows began.
 
     Attributes:
-        keys: [L, B, S, KH, Dh].
-        values: [L, B, S, KH, Dh].
-        segment_ids: [B, S] int32, 0 at slots that nothing may attend to.
-        index: int32 scalar, the slot that the next token is written to; the same for all rows.
+        keys: [L, B, KH, S, Dh], or a tuple of L arrays [B, KH, S, Dh].
+        values: as `keys`.
+        start: [B] int32, the column of the row's first token; what lies before it is nobody's.
+        index: int32 scalar, the column that the next token is written to; the same for all rows.
     """
 
-    keys: jax.Array
-    values: jax.Array
-    segment_ids: jax.Array
+    keys: jax.Array | tuple[jax.Array, ...]
+    values: jax.Array | tuple[jax.Array, ...]
+    start: jax.Array
     index: jax.Array
+
+    @property
+    def columns(self) -> int:
+        """Columns of a row, S."""
+        return jax.tree.leaves(self.keys)[0].shape[-2]
 
 
 class ModelOutput(NamedTuple):
@@ -301,19 +308,35 @@ class CacheFn(Protocol):
         ...
 
 
+class PrepareFn(Protocol):
+    """Parameters to those that decoding reads; see `Model`."""
+
+    def __call__(self, params: Params) -> Params:
+        """Returns the same model in the form that a loop of single tokens reads fastest."""
+        ...
+
+
+def _as_they_are(params: Params) -> Params:
+    return params
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model is three pure functions. Steps, sampler and evaluation take any; tests hand them a fake one.
+    """A model is pure functions. Steps, sampler and evaluation take any; tests hand them a fake one.
 
     Attributes:
         apply: `apply(params, tokens, *, positions, segment_ids, cache=None, key=None, prefix_ids=None) -> ModelOutput`.
-            With a cache the T tokens are written to slots `cache.index ...` and attend to the slots before them. `key`
-            is for dropout. `prefix_ids` is that of `TokenBatch`, and left out where it is None; a model without it
+            With a cache the T tokens are written to columns `cache.index ...` and attend to those from `cache.start`
+            on; `segment_ids` are 1, or 0 before the start of a row. `params` are prepared ones then. `key` is for
+            dropout. `prefix_ids` is that of `TokenBatch`, and left out where it is None; a model without it
             takes every batch but those whose answers share a row.
         head: `head(params) -> Head`, scalar (V = 1) for reward and value models.
-        init_cache: `init_cache(batch, length, dtype=None) -> KVCache`, empty.
+        init_cache: `init_cache(batch, length, dtype=None) -> KVCache`, empty, every row starting at column 0.
+        prepare: `prepare(params) -> params`, once before a loop of many single tokens: what `apply` reads with a cache.
+            `apply` and `head` take both forms otherwise.
     """
 
     apply: ApplyFn
     head: HeadFn
     init_cache: CacheFn
+    prepare: PrepareFn = _as_they_are

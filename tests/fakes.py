@@ -119,9 +119,9 @@ def _model(hidden_of: Callable[[Any, jax.Array], jax.Array], head: Callable[[Any
         return ModelOutput(hidden=hidden_of(params, tokens), cache=cache, aux={})
 
     def init_cache(batch: int, length: int, dtype: Any = None) -> KVCache:
-        empty = jnp.zeros((1, batch, length, 1, 1))
+        keys, values = (jnp.zeros((1, batch, 1, length, 1)) for _ in range(2))
         return KVCache(
-            keys=empty, values=empty, segment_ids=jnp.zeros((batch, length), jnp.int32), index=jnp.zeros((), jnp.int32)
+            keys=keys, values=values, start=jnp.zeros((batch,), jnp.int32), index=jnp.zeros((), jnp.int32)
         )
 
     return Model(apply=apply, head=head, init_cache=init_cache)

@@ -16,8 +16,7 @@ from benchmarks.device_check.contest import attempt
 from benchmarks.device_check.correctness import ROUNDED, verdict
 from benchmarks.device_check.shapes import AttentionShape, Shapes
 from benchmarks.device_check.sheet import Row, Sheet
-from jaxrlhf.models.attention_backends import mix_blocked, mix_cudnn, mix_splash, mix_whole
-from jaxrlhf.models.cache import attention_mask
+from jaxrlhf.models.attention_backends import mix_blocked, mix_cudnn, mix_splash, mix_whole, segment_mask
 
 BOUNDS = {"float32": {"value": 5e-6, "gradient": 2e-6}, "bfloat16": {"value": 2e-2, "gradient": 1e-2}}
 """Values absolute, of inputs about 1; gradients by the norm of the difference over the norm. Of the same operands."""
@@ -129,7 +128,7 @@ def _row(sheet: Sheet, shape: AttentionShape, name: str, mix: MixSegments, dtype
 
 
 def _masked(mix: Callable[..., jax.Array], segment_ids: jax.Array, prefix_ids: jax.Array | None, *parts: Any) -> Any:
-    return mix(attention_mask(segment_ids, None, prefix_ids), *parts)
+    return mix(segment_mask(segment_ids, prefix_ids), *parts)
 
 
 def _float64(x: Any) -> np.ndarray:

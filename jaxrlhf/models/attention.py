@@ -10,14 +10,25 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxrlhf.models.attention_backends import LANES, mix_blocked, mix_cudnn, mix_splash_over_mesh, mix_whole
-from jaxrlhf.models.cache import attention_mask
+from jaxrlhf.models.attention_backends import (
+    LANES,
+    mix_blocked,
+    mix_cached,
+    mix_cudnn,
+    mix_splash_over_mesh,
+    mix_whole,
+    segment_mask,
+)
+from jaxrlhf.models.cache import seen_columns
 from jaxrlhf.models.config import AttentionBackend, AttentionChoice, ComputeConfig, ModelConfig
 from jaxrlhf.sharding.mesh import platform_of, target_platform
 from jaxrlhf.types import KVCache
 
 Mix = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""(queries [B, T, H, Dh], keys [B, S, KH, Dh], values [B, S, KH, Dh]) -> mixed values [B, T, H, Dh]."""
+"""(queries [B, T, H, Dh], keys, values) -> mixed values [B, T, H, Dh].
+
+Keys and values are those of the T tokens, both [B, T, KH, Dh], or what `reads_cache` says to read: [B, KH, S, Dh].
+"""
 
 _BLOCKED_FROM = 128  # tokens; below, blocks save too little
 _FASTEST: dict[str, AttentionBackend] = {"cuda": "cudnn", "tpu": "splash"}
@@ -33,7 +44,6 @@ class Case(NamedTuple):
         dtype: of queries, keys and values.
         head_dim: width of a head, Dh.
         tokens: of a row, T.
-        cached: whether keys and values come from a cache.
         prefixes: whether tokens see a second segment beside their own.
     """
 
@@ -41,7 +51,6 @@ class Case(NamedTuple):
     dtype: str
     head_dim: int
     tokens: int
-    cached: bool
     prefixes: bool = False
 
 
@@ -58,7 +67,7 @@ def make_mix(
         config: the model.
         compute: `dtype` and the backend that is asked for.
         segment_ids: [B, T] int array of the tokens, 0 at padding; tokens see earlier ones of their own segment.
-        cache: None if the tokens are all there is (then S = T), else a cache whose slots already carry `segment_ids`.
+        cache: where earlier tokens are, or None.
         prefix_ids: [B, T] int array, a second segment that each token sees, 0 if none; None means 0 everywhere.
 
     Returns:
@@ -67,16 +76,27 @@ def make_mix(
     Raises:
         ValueError: if the backend that is asked for cannot run.
     """
-    prefixes = prefix_ids is not None
-    case = Case(target_platform(), compute.dtype, config.head_dim, segment_ids.shape[1], cache is not None, prefixes)
-    match choose_backend(compute.attention, case):
+    prefixes, tokens = prefix_ids is not None, segment_ids.shape[1]
+    if cache is not None and reads_cache(cache, tokens):
+        return functools.partial(mix_cached, seen_columns(cache, tokens))
+    case = Case(target_platform(), compute.dtype, config.head_dim, tokens, prefixes)
+    choose = choose_backend if cache is None else _what_can
+    match choose(compute.attention, case):
         case "cudnn":
             return functools.partial(mix_cudnn, segment_ids, prefix_ids)
         case "splash":
             return functools.partial(mix_splash_over_mesh, segment_ids)
         case _:
-            mask = attention_mask(segment_ids, cache, prefix_ids)
+            mask = segment_mask(segment_ids, prefix_ids)
             return functools.partial(mix_blocked if _blocks_pay(case) else mix_whole, mask)
+
+
+def reads_cache(cache: KVCache, tokens: int) -> bool:
+    """Whether T tokens that are written to a cache see others there; if they fill it, they are all there is.
+
+    A step of decoding reads the cache once, whatever the backend; a prompt that fills its cache has every backend.
+    """
+    return cache.columns > tokens
 
 
 def check_attention(mesh: Mesh, compute: ComputeConfig, *, prefixes: bool = False) -> None:
@@ -93,7 +113,7 @@ def check_attention(mesh: Mesh, compute: ComputeConfig, *, prefixes: bool = Fals
     asked = compute.attention
     if asked != "auto":
         # A row and heads that every backend takes.
-        case = Case(platform_of(mesh.devices.flat[0]), compute.dtype, 64, LANES, cached=False, prefixes=prefixes)
+        case = Case(platform_of(mesh.devices.flat[0]), compute.dtype, 64, LANES, prefixes)
         choose_backend(asked, case)
 
 
@@ -111,7 +131,7 @@ def why_not_share(config: ModelConfig, compute: ComputeConfig, tokens: int) -> s
     Returns:
         What the log says, or None.
     """
-    case = Case(target_platform(), compute.dtype, config.head_dim, tokens, cached=False)
+    case = Case(target_platform(), compute.dtype, config.head_dim, tokens)
     wanted = _wanted(compute.attention, case)
     if wanted == "xla" or _obstacle(wanted, case) is not None:
         return None if case.platform == "cpu" else "attention on xla would hold the scores of longer rows"
@@ -121,12 +141,10 @@ def why_not_share(config: ModelConfig, compute: ComputeConfig, tokens: int) -> s
 def choose_backend(asked: AttentionChoice, case: Case) -> AttentionBackend:
     """The backend that runs: what is asked for or, for "auto", the fastest that can.
 
-    With a cache it is always "xla": a step of decoding reads the cache once, whatever the backend.
-
     Raises:
         ValueError: if the backend that is asked for cannot run.
     """
-    if case.cached or asked == "xla":
+    if asked == "xla":
         return "xla"
     wanted = _wanted(asked, case)
     obstacle = _obstacle(wanted, case)
@@ -136,6 +154,12 @@ def choose_backend(asked: AttentionChoice, case: Case) -> AttentionBackend:
         _say_once(f"attention runs on xla: {wanted} needs {obstacle}")
         return "xla"
     raise ValueError(f"compute.attention={asked!r} needs {obstacle}; choose 'auto' or 'xla'")
+
+
+def _what_can(asked: AttentionChoice, case: Case) -> AttentionBackend:
+    """The backend for prompts before decoding, which are often too short for the one that training asks for."""
+    wanted = _wanted(asked, case)
+    return "xla" if _obstacle(wanted, case) is not None else wanted
 
 
 def _wanted(asked: AttentionChoice, case: Case) -> AttentionBackend:
@@ -164,7 +188,7 @@ def _obstacle(backend: AttentionBackend, case: Case) -> str | None:
 
 def _blocks_pay(case: Case) -> bool:
     """Whether `xla` should skip scores above the diagonal; for accelerators that compiles several times as long."""
-    return case.platform == "cpu" and not case.cached and case.tokens >= _BLOCKED_FROM
+    return case.platform == "cpu" and case.tokens >= _BLOCKED_FROM
 
 
 @functools.cache

@@ -26,16 +26,39 @@ _LOWEST = -1e30  # stands for -inf, which would make NaN of a token that sees no
 _MAX_SPLASH_BLOCK = 512
 
 
+def segment_mask(segment_ids: jax.Array, prefix_ids: jax.Array | None = None) -> jax.Array:
+    """Which token each token sees: itself and earlier ones of its own segment; padding sees nothing.
+
+    Args:
+        segment_ids: [B, T] int array of the tokens, 0 at padding.
+        prefix_ids: [B, T] int array, a second segment whose earlier tokens each token sees, 0 if none; None means 0
+            everywhere.
+
+    Returns:
+        [B, 1, T, T] bool array, True where a token (row) sees another (column).
+    """
+    tokens = jnp.arange(segment_ids.shape[1])
+    seen = _holds(segment_ids, segment_ids)
+    if prefix_ids is not None:
+        seen |= _holds(segment_ids, prefix_ids)
+    return ((tokens[None, :] <= tokens[:, None])[None] & seen)[:, None]
+
+
+def _holds(segment_ids: jax.Array, wanted: jax.Array) -> jax.Array:
+    """[B, T, T] bool: whether a token (column) is of the segment that another (row) wants; none is of segment 0."""
+    return (wanted[:, :, None] == segment_ids[:, None, :]) & (wanted != 0)[:, :, None]
+
+
 def mix_whole(mask: jax.Array, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
     """Attention with the scores of all queries and keys in memory at once.
 
     A token that sees nothing gets equal weights, not NaN: masked scores are very low, but finite.
 
     Args:
-        mask: [B, 1, T, S] bool array, True where a token (row) sees another (column).
+        mask: [B, 1, T, T] bool array, True where a token (row) sees another (column).
         queries: [B, T, H, Dh].
-        keys: [B, S, KH, Dh].
-        values: [B, S, KH, Dh].
+        keys: [B, T, KH, Dh].
+        values: [B, T, KH, Dh].
 
     Returns:
         [B, T, H, Dh].
@@ -58,16 +81,43 @@ def mix_blocked(mask: jax.Array, queries: jax.Array, keys: jax.Array, values: ja
     Returns:
         [B, T, H, Dh].
     """
-    rows, tokens, heads, width = queries.shape
-    groups = (rows, tokens, keys.shape[2], heads // keys.shape[2], width)
-    queries = jnp.transpose((queries * width**-0.5).reshape(groups), (0, 2, 1, 3, 4))  # [B, KH, T, G, Dh]
+    tokens, queries = queries.shape[1], _by_head(queries, keys.shape[2])
     keys, values = (jnp.transpose(part, (0, 2, 1, 3)) for part in (keys, values))  # [B, KH, T, Dh]
     edges = np.linspace(0, tokens, min(max(tokens // _BLOCK, 2), _MOST_BLOCKS) + 1, dtype=int)
     mixed = [
         _mix_block(mask[:, :, start:end, :end], queries[:, :, start:end], keys[:, :, :end], values[:, :, :end])
         for start, end in itertools.pairwise(edges)
     ]
-    return jnp.transpose(jnp.concatenate(mixed, axis=2), (0, 2, 1, 3, 4)).reshape(rows, tokens, heads, width)
+    return _by_token(jnp.concatenate(mixed, axis=2))
+
+
+def mix_cached(mask: jax.Array, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    """Attention of a few tokens to the columns of a cache, whose keys are neither repeated nor turned.
+
+    Args:
+        mask: [B, 1, T, S] bool array, True where a token (row) sees a column.
+        queries: [B, T, H, Dh].
+        keys: [B, KH, S, Dh].
+        values: [B, KH, S, Dh].
+
+    Returns:
+        [B, T, H, Dh].
+    """
+    dtype = queries.dtype
+    return _by_token(_mix_block(mask, _by_head(queries, keys.shape[1]), keys.astype(dtype), values.astype(dtype)))
+
+
+def _by_head(queries: jax.Array, kv_heads: int) -> jax.Array:
+    """Scaled queries, those that share a head of keys together: [B, T, H, Dh] becomes [B, KH, T, G, Dh]."""
+    *leading, heads, width = queries.shape
+    groups = (queries * width**-0.5).reshape(*leading, kv_heads, heads // kv_heads, width)
+    return jnp.transpose(groups, (0, 2, 1, 3, 4))
+
+
+def _by_token(mixed: jax.Array) -> jax.Array:
+    """[B, KH, T, G, Dh] becomes [B, T, H, Dh]."""
+    rows, kv_heads, tokens, group, width = mixed.shape
+    return jnp.transpose(mixed, (0, 2, 1, 3, 4)).reshape(rows, tokens, kv_heads * group, width)
 
 
 def _mix_block(mask: jax.Array, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The key/value cache: one stacked array for all layers, written in place."""
+"""The key/value cache: made empty, written in place, read whole."""
 
 from __future__ import annotations
 
@@ -13,110 +13,86 @@ from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
 from jaxrlhf.types import KVCache
 
 
-def make_cache(config: ModelConfig, batch: int, length: int, dtype: Any) -> KVCache:
+def make_cache(config: ModelConfig, batch: int, length: int, dtype: Any, *, stacked: bool) -> KVCache:
     """An empty cache.
 
     Args:
         config: the model.
         batch: rows, B.
-        length: slots for each row, S: prompt and answer together.
+        length: columns of a row, S: prompt and answer together.
         dtype: of keys and values.
+        stacked: whether one array holds all layers, for a loop over layers, or each has its own. On CPU a layer's part
+            of a stacked array would be copied at every step; for accelerators a loop compiles to less.
 
     Returns:
-        `KVCache` with S empty slots.
+        `KVCache` with S empty columns, all rows starting at the first.
     """
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-    spec = (None, BATCH_AXES, None, "tensor", None)
-    return KVCache(
-        keys=constrain(jnp.zeros(shape, dtype), *spec),
-        values=constrain(jnp.zeros(shape, dtype), *spec),
-        segment_ids=constrain(jnp.zeros((batch, length), jnp.int32), BATCH_AXES, None),
-        index=jnp.zeros((), jnp.int32),
-    )
+    shape = (batch, config.num_kv_heads, length, config.head_dim)
+    spec = (BATCH_AXES, "tensor", None, None)
+    if stacked:
+        shape, spec = (config.num_layers, *shape), (None, *spec)
+
+    def empty() -> Any:
+        layers = [constrain(jnp.zeros(shape, dtype), *spec) for _ in range(1 if stacked else config.num_layers)]
+        return layers[0] if stacked else tuple(layers)
+
+    return KVCache(keys=empty(), values=empty(), start=jnp.zeros((batch,), jnp.int32), index=jnp.zeros((), jnp.int32))
 
 
-def attention_mask(segment_ids: jax.Array, cache: KVCache | None, prefix_ids: jax.Array | None = None) -> jax.Array:
-    """Which slot each token sees: its own and earlier ones of its own segment; padding sees nothing.
+def seen_columns(cache: KVCache, tokens: int) -> jax.Array:
+    """Which columns each coming token sees: those of its row up to its own.
 
     Args:
-        segment_ids: [B, T] int array of the tokens, 0 at padding.
-        cache: None if the tokens are all there is (then S = T), else a cache whose slots already carry `segment_ids`
-            (see `open_slots`).
-        prefix_ids: [B, T] int array, a second segment whose earlier tokens each token sees, 0 if none; None means 0
-            everywhere.
+        cache: the cache, `index` at the column of the first of them.
+        tokens: how many come, T.
 
     Returns:
-        [B, 1, T, S] bool array.
+        [B, 1, T, S] bool array. What comes before the start of its row sees nothing.
     """
-    first = 0 if cache is None else cache.index
-    slot_segments = segment_ids if cache is None else cache.segment_ids
-    queries = first + jnp.arange(segment_ids.shape[1])
-    keys = jnp.arange(slot_segments.shape[1])
-    causal = keys[None, :] <= queries[:, None]  # [T, S]
-    seen = _holds(slot_segments, segment_ids)
-    if prefix_ids is not None:
-        seen |= _holds(slot_segments, prefix_ids)
-    return (causal[None] & seen)[:, None]
-
-
-def _holds(slot_segments: jax.Array, wanted: jax.Array) -> jax.Array:
-    """[B, T, S] bool: whether a slot (of [B, S]) is of the wanted segment (of [B, T]); nothing is of segment 0."""
-    return (wanted[:, :, None] == slot_segments[:, None, :]) & (wanted != 0)[:, :, None]
-
-
-def open_slots(cache: KVCache, segment_ids: jax.Array) -> KVCache:
-    """Marks the slots that the coming tokens will be written to.
-
-    Args:
-        cache: the cache, `index` at the first free slot.
-        segment_ids: [B, T] int array of the coming tokens.
-
-    Returns:
-        The cache with `segment_ids` in it; keys, values and index are as they were.
-
-    Raises:
-        ValueError: if T is more than the cache can ever hold.
-    """
-    slots, tokens = cache.segment_ids.shape[1], segment_ids.shape[1]
-    if tokens > slots:
-        raise ValueError(f"{tokens} tokens do not fit into a cache of {slots} slots; make it longer")
-    new = segment_ids.astype(jnp.int32)
-    return dataclasses.replace(
-        cache, segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, new, (0, cache.index))
-    )
+    columns = jnp.arange(cache.columns)
+    causal = columns[None, :] <= (cache.index + jnp.arange(tokens))[:, None]  # [T, S]
+    own = columns[None, :] >= cache.start[:, None]  # [B, S]
+    return (causal[None] & own[:, None])[:, None]
 
 
 def write_layer(cache: KVCache, layer: jax.Array | int, keys: jax.Array, values: jax.Array) -> KVCache:
     """Writes the new keys and values of one layer, in place where the caller gives the cache away.
 
     Args:
-        cache: the cache, `index` at the slot of the first new token.
-        layer: int scalar.
+        cache: the cache, `index` at the column of the first new token. It must have room for T.
+        layer: int scalar; a Python int where layers have arrays of their own.
         keys: [B, T, KH, Dh].
         values: [B, T, KH, Dh].
 
     Returns:
-        The cache with T slots of that layer filled.
+        The cache with T columns of that layer filled.
+
+    Raises:
+        ValueError: if T is more than the cache can ever hold.
     """
-    start = (layer, 0, cache.index, 0, 0)
-    return dataclasses.replace(
-        cache,
-        keys=jax.lax.dynamic_update_slice(cache.keys, keys[None].astype(cache.keys.dtype), start),
-        values=jax.lax.dynamic_update_slice(cache.values, values[None].astype(cache.values.dtype), start),
-    )
+    if keys.shape[1] > cache.columns:
+        raise ValueError(f"{keys.shape[1]} tokens do not fit into a cache of {cache.columns} columns; make it longer")
+
+    def write(old: Any, new: jax.Array) -> Any:
+        if isinstance(old, tuple):
+            assert isinstance(layer, int)
+            return (*old[:layer], _put(old[layer], new, (0, 0, cache.index, 0)), *old[layer + 1 :])
+        return _put(old, new[None], (layer, 0, 0, cache.index, 0))
+
+    by_head = [jnp.swapaxes(part, 1, 2) for part in (keys, values)]  # [B, KH, T, Dh]
+    return dataclasses.replace(cache, keys=write(cache.keys, by_head[0]), values=write(cache.values, by_head[1]))
 
 
 def read_layer(cache: KVCache, layer: jax.Array | int) -> tuple[jax.Array, jax.Array]:
-    """Keys and values of all slots of one layer.
+    """Keys and values of all columns of one layer, both [B, KH, S, Dh]; arguments as `write_layer`."""
 
-    Args:
-        cache: the cache.
-        layer: int scalar.
+    def read(parts: Any) -> jax.Array:
+        if isinstance(parts, tuple):
+            return parts[layer]
+        return jax.lax.dynamic_index_in_dim(parts, layer, keepdims=False)
 
-    Returns:
-        Keys and values, both [B, S, KH, Dh].
-    """
-    return (
-        jax.lax.dynamic_index_in_dim(cache.keys, layer, keepdims=False),
-        jax.lax.dynamic_index_in_dim(cache.values, layer, keepdims=False),
-    )
+    return read(cache.keys), read(cache.values)
+
+
+def _put(old: jax.Array, new: jax.Array, start: Any) -> jax.Array:
+    return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)

@@ -5,6 +5,8 @@ axis, which `lax.scan` walks:
 
     embed_tokens/embedding [V, D]    layers/<block> [L, ...]    norm/scale [D]
     lm_head/kernel [V, D]            untied models              score/kernel [1, D]    reward and value models
+
+`decoding.py` has the form that a loop of single tokens reads.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ import jax.numpy as jnp
 
 from jaxrlhf.models.attention import Mix, make_mix
 from jaxrlhf.models.attention_backends import keep_of_kernels
-from jaxrlhf.models.cache import make_cache, open_slots
+from jaxrlhf.models.cache import make_cache
 from jaxrlhf.models.config import ComputeConfig, ModelConfig
+from jaxrlhf.models.decoding import TURNED_HEAD, prepare, unrolls
 from jaxrlhf.models.layers import INIT_STD, Block, RMSNorm
 from jaxrlhf.models.rotary import rotary_angles
 from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
@@ -39,10 +42,10 @@ _REMAT_POLICIES = {
 
 
 def make_model(config: ModelConfig, compute: ComputeConfig | None = None) -> Model:
-    """The decoder as three pure functions.
+    """The decoder as pure functions.
 
-    `apply` takes `key` because models may have dropout; this one has none. It takes `params["layers"]` stacked or, from
-    `unstack_layers`, as a tuple of blocks. `head` returns the float32 weights; the kernel casts what it reads.
+    `apply` takes `key` because models may have dropout; this one has none. `head` returns the weights as they are; the
+    kernel casts what it reads.
 
     Args:
         config: the model.
@@ -54,10 +57,13 @@ def make_model(config: ModelConfig, compute: ComputeConfig | None = None) -> Mod
     compute = ComputeConfig() if compute is None else compute
 
     def init_cache(batch: int, length: int, dtype: Any = None) -> KVCache:
-        return make_cache(config, batch, length, compute.dtype if dtype is None else dtype)
+        return make_cache(config, batch, length, compute.dtype if dtype is None else dtype, stacked=not unrolls())
 
     return Model(
-        apply=functools.partial(_apply, config, compute), head=functools.partial(_head, config), init_cache=init_cache
+        apply=functools.partial(_apply, config, compute),
+        head=functools.partial(_head, config),
+        init_cache=init_cache,
+        prepare=functools.partial(prepare, config, compute),
     )
 
 
@@ -98,22 +104,6 @@ def param_shapes(config: ModelConfig) -> Params:
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
-def unstack_layers(params: Params) -> Params:
-    """Parameters with one tree a block, for loops that run the same weights many times.
-
-    Inside a program, a slice of the stacked weights is a copy on CPU; taken once before the loop it is taken once.
-
-    Args:
-        params: parameters with `layers` stacked on a leading axis.
-
-    Returns:
-        The same with `layers` a tuple of L trees.
-    """
-    layers = params["layers"]
-    count = jax.tree.leaves(layers)[0].shape[0]
-    return {**params, "layers": tuple(jax.tree.map(lambda leaf, i=i: leaf[i], layers) for i in range(count))}
-
-
 def _apply(
     config: ModelConfig,
     compute: ComputeConfig,
@@ -129,8 +119,6 @@ def _apply(
     del key  # no dropout
     chex.assert_rank(tokens, 2)
     chex.assert_equal_shape([tokens, positions, segment_ids] + ([] if prefix_ids is None else [prefix_ids]))
-    if cache is not None:
-        cache = open_slots(cache, segment_ids)
     mix = make_mix(config, compute, segment_ids, cache, prefix_ids)
     block = _block_fn(config, compute, positions, mix, training=cache is None)
     hidden = params["embed_tokens"]["embedding"][tokens].astype(compute.dtype)
@@ -164,6 +152,8 @@ def _run_layers(
         for number, params in enumerate(layers):
             hidden, cache = block(params, hidden, cache, number)
         return hidden, cache
+    if cache is not None and isinstance(cache.keys, tuple):
+        raise ValueError("parameters are stacked and the cache is not; apply Model.prepare to the parameters first")
 
     def body(carry: Any, layer: Any) -> tuple[Any, None]:
         (hidden, cache), (params, number) = carry, layer
@@ -179,6 +169,8 @@ def _run_layers(
 def _head(config: ModelConfig, params: Params) -> Head:
     if config.scalar_head:
         return Head(weight=params["score"]["kernel"])
+    if TURNED_HEAD in params:
+        return Head(weight=params[TURNED_HEAD], layout="dv")
     return Head(weight=params["embed_tokens"]["embedding"] if config.tie_embeddings else params["lm_head"]["kernel"])
 
 

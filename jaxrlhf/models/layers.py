@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.models.attention import Mix
+from jaxrlhf.models.attention import Mix, reads_cache
 from jaxrlhf.models.cache import read_layer, write_layer
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.rotary import rotate
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         Args:
             x: [B, T, D].
             rotary: cosines and sines of the tokens' positions.
-            mix: weighs the values; knows which token (T) sees which slot (S).
+            mix: weighs the values; knows which token sees which.
             cache: where keys and values are written to and read from; None if the T tokens are all there is.
             layer: number of the layer in the cache.
 
@@ -75,7 +75,8 @@ class Attention(nn.Module):
         values = self._heads(x, config.num_kv_heads, "v_proj")
         if cache is not None:
             cache = write_layer(cache, layer, keys, values)
-            keys, values = (part.astype(self.dtype) for part in read_layer(cache, layer))  # [B, S, KH, Dh]
+            if reads_cache(cache, x.shape[1]):
+                keys, values = read_layer(cache, layer)  # [B, KH, S, Dh]
         mixed = mix(queries, keys, values)
         return _dense(x.shape[-1], "o_proj", self.dtype)(mixed.reshape(*x.shape[:2], -1)), cache
 

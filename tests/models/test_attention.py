@@ -9,13 +9,15 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from jaxrlhf.models import attention
-from jaxrlhf.models.attention import Case, check_attention, choose_backend, why_not_share
+from jaxrlhf.models.attention import Case, check_attention, choose_backend, make_mix, why_not_share
+from jaxrlhf.models.attention_backends import mix_cached, mix_splash_over_mesh, mix_whole
+from jaxrlhf.models.cache import make_cache
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.models.decoder import make_model, param_shapes
 from jaxrlhf.sharding.mesh import AXES
 from tests.models.tiny import TINY, positions_of, random_params, random_tokens
 
-GPU = Case(platform="cuda", dtype="bfloat16", head_dim=64, tokens=512, cached=False)
+GPU = Case(platform="cuda", dtype="bfloat16", head_dim=64, tokens=512)
 TPU = GPU._replace(platform="tpu")
 CPU = GPU._replace(platform="cpu", dtype="float32")
 TPUS = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")]))
@@ -33,9 +35,22 @@ def test_the_fastest_that_can_run_is_chosen():
     assert choose_backend("auto", GPU._replace(platform="rocm")) == "xla"
 
 
-@pytest.mark.parametrize("asked", ["auto", "cudnn", "splash"])
-def test_decoding_stays_with_xla(asked):
-    assert choose_backend(asked, GPU._replace(cached=True, tokens=1)) == "xla"
+@pytest.mark.parametrize("asked", ["auto", "splash"])
+def test_a_prompt_that_is_too_short_for_the_backend_of_training_runs_on_xla(monkeypatch, caplog, asked):
+    monkeypatch.setattr(attention, "target_platform", lambda: "tpu")
+    config, compute = dataclasses.replace(TINY, head_dim=64), ComputeConfig(attention=asked)
+    short, long = (jnp.ones((1, tokens), jnp.int32) for tokens in (5, 128))
+    with caplog.at_level(logging.INFO, logger="jaxrlhf"):
+        mixes = [make_mix(config, compute, ids, make_cache(config, 1, ids.shape[1], "float32", stacked=True))
+                 for ids in (short, long)]  # fmt: skip
+    assert [mix.func for mix in mixes] == [mix_whole, mix_splash_over_mesh] and not caplog.messages
+
+
+@pytest.mark.parametrize("asked", ["auto", "splash", "xla"])
+def test_tokens_after_others_read_the_cache(monkeypatch, asked):
+    monkeypatch.setattr(attention, "target_platform", lambda: "tpu")
+    cache = make_cache(TINY, 1, 6, "float32", stacked=True)
+    assert make_mix(TINY, ComputeConfig(attention=asked), jnp.ones((1, 5), jnp.int32), cache).func is mix_cached
 
 
 @pytest.mark.parametrize(

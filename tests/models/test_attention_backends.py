@@ -9,12 +9,13 @@ from jaxrlhf.models import attention_backends
 from jaxrlhf.models.attention_backends import (
     keep_of_kernels,
     mix_blocked,
+    mix_cached,
     mix_cudnn,
     mix_splash,
     mix_splash_over_mesh,
     mix_whole,
+    segment_mask,
 )
-from jaxrlhf.models.cache import attention_mask
 from jaxrlhf.sharding.mesh import make_mesh
 
 
@@ -56,19 +57,19 @@ def assert_near(found, expected):
 
 
 def whole(segment_ids, prefix_ids=None):
-    return functools.partial(mix_whole, attention_mask(segment_ids, None, prefix_ids))
+    return functools.partial(mix_whole, segment_mask(segment_ids, prefix_ids))
 
 
 @pytest.mark.parametrize("tokens", [37, 64, 768])
 def test_blocks_of_queries_equal_the_whole_square(tokens):
     segment_ids, parts = segments_of(tokens), inputs(tokens, 8)
-    found = run(functools.partial(mix_blocked, attention_mask(segment_ids, None)), segment_ids, parts)
+    found = run(functools.partial(mix_blocked, segment_mask(segment_ids)), segment_ids, parts)
     assert_near(found, run(whole(segment_ids), segment_ids, parts))
 
 
 def test_blocks_of_queries_sum_in_float32():
     segment_ids, parts = segments_of(64), inputs(64, 8)
-    mask = attention_mask(segment_ids, None)
+    mask = segment_mask(segment_ids)
     mix = jax.jit(functools.partial(mix_blocked, mask))
     low = mix(*(part.astype(jnp.bfloat16) for part in parts))
     assert low.dtype == jnp.bfloat16
@@ -116,3 +117,43 @@ def test_the_kernel_of_cudnn_has_the_name_that_remat_keeps():
 
     assert keep_of_kernels(forward)
     assert not keep_of_kernels(jax.lax.exp_p)
+
+
+def test_tokens_see_earlier_ones_of_their_segment():
+    mask = segment_mask(jnp.asarray([[0, 1, 1, 2, 2]]))
+    expected = [
+        [0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
+    np.testing.assert_array_equal(mask[0, 0], np.asarray(expected, bool))
+
+
+def test_a_segment_that_continues_another_sees_both_and_no_third():
+    segments, prefixes = jnp.asarray([[0, 1, 1, 2, 2, 3, 0]]), jnp.asarray([[0, 0, 0, 1, 1, 1, 0]])
+    mask = segment_mask(segments, prefixes)
+    expected = [
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 1, 0, 0],
+        [0, 1, 1, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    np.testing.assert_array_equal(mask[0, 0], np.asarray(expected, bool))
+
+
+@pytest.mark.parametrize("tokens, heads, kv_heads", [(1, 4, 2), (3, 4, 4), (5, 6, 1)])
+def test_attention_to_a_cache_equals_attention_to_its_tokens(tokens: int, heads: int, kv_heads: int):
+    rng = np.random.default_rng(0)
+    queries, keys, values = (
+        jnp.asarray(rng.normal(size=(2, length, count, 8)), jnp.float32)
+        for length, count in ((tokens, heads), (7, kv_heads), (7, kv_heads))
+    )
+    mask = jnp.asarray(rng.random((2, 1, tokens, 7)) < 0.7).at[..., 0].set(True)
+    expected = mix_whole(mask, queries, keys, values)
+    found = mix_cached(mask, queries, *(jnp.swapaxes(part, 1, 2) for part in (keys, values)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)

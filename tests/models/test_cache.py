@@ -5,57 +5,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.models.cache import attention_mask, make_cache, open_slots, read_layer, write_layer
+from jaxrlhf.models.cache import make_cache, read_layer, seen_columns, write_layer
 from tests.models.tiny import TINY
 
 
-def test_without_a_cache_tokens_see_earlier_ones_of_their_segment():
-    mask = attention_mask(jnp.asarray([[0, 1, 1, 2, 2]]), None)
+def cache_of(columns: int, index: int, start: list[int], *, stacked: bool = True, dtype=jnp.float32):
+    cache = make_cache(TINY, len(start), columns, dtype, stacked=stacked)
+    return dataclasses.replace(cache, index=jnp.asarray(index), start=jnp.asarray(start))
+
+
+def test_tokens_see_the_columns_of_their_row_up_to_their_own():
+    mask = seen_columns(cache_of(5, 2, [1, 0, 3]), 2)
     expected = [
-        [0, 0, 0, 0, 0],
-        [0, 1, 0, 0, 0],
-        [0, 1, 1, 0, 0],
-        [0, 0, 0, 1, 0],
-        [0, 0, 0, 1, 1],
+        [[0, 1, 1, 0, 0], [0, 1, 1, 1, 0]],
+        [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]],
+        [[0, 0, 0, 0, 0], [0, 0, 0, 1, 0]],  # its first token is the second of these
     ]
-    np.testing.assert_array_equal(mask[0, 0], np.asarray(expected, bool))
+    np.testing.assert_array_equal(mask[:, 0], np.asarray(expected, bool))
 
 
-def test_a_segment_that_continues_another_sees_both_and_no_third():
-    segments, prefixes = jnp.asarray([[0, 1, 1, 2, 2, 3, 0]]), jnp.asarray([[0, 0, 0, 1, 1, 1, 0]])
-    mask = attention_mask(segments, None, prefixes)
-    expected = [
-        [0, 0, 0, 0, 0, 0, 0],
-        [0, 1, 0, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0, 0],
-        [0, 1, 1, 1, 0, 0, 0],
-        [0, 1, 1, 1, 1, 0, 0],
-        [0, 1, 1, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 0, 0],
-    ]
-    np.testing.assert_array_equal(mask[0, 0], np.asarray(expected, bool))
+@pytest.mark.parametrize("stacked", [True, False])
+def test_more_tokens_than_columns_are_refused(stacked: bool):
+    parts = jnp.ones((1, 6, 2, 8))
+    with pytest.raises(ValueError, match="6 tokens do not fit into a cache of 5 columns"):
+        write_layer(cache_of(5, 0, [0], stacked=stacked), 0, parts, parts)
 
 
-def test_with_a_cache_tokens_see_the_slots_before_them():
-    cache = dataclasses.replace(
-        make_cache(TINY, 1, 5, jnp.float32), segment_ids=jnp.asarray([[0, 1, 0, 0, 0]]), index=jnp.asarray(2)
-    )
-    new = jnp.asarray([[1, 1]])
-    mask = attention_mask(new, open_slots(cache, new))
-    np.testing.assert_array_equal(mask[0, 0], np.asarray([[0, 1, 1, 0, 0], [0, 1, 1, 1, 0]], bool))
-
-
-def test_more_tokens_than_slots_are_refused():
-    with pytest.raises(ValueError, match="6 tokens do not fit into a cache of 5 slots"):
-        open_slots(make_cache(TINY, 1, 5, jnp.float32), jnp.ones((1, 6), jnp.int32))
-
-
-def test_a_layer_is_written_at_the_index_and_nowhere_else():
-    cache = dataclasses.replace(make_cache(TINY, 2, 5, jnp.bfloat16), index=jnp.asarray(3))
-    keys, values = jnp.ones((2, 1, 2, 8)), jnp.full((2, 1, 2, 8), 2.0)
-    written = jax.jit(write_layer)(cache, 1, keys, values)
-    read_keys, read_values = read_layer(written, 1)
-    assert read_keys.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(read_keys[:, :, 0, 0].astype(jnp.float32), [[0, 0, 0, 1, 0]] * 2)
-    np.testing.assert_array_equal(read_values[:, :, 0, 0].astype(jnp.float32), [[0, 0, 0, 2, 0]] * 2)
-    assert float(jnp.sum(written.keys)) == 2 * 2 * 8
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_layer_is_written_at_the_index_and_nowhere_else(stacked: bool):
+    cache = cache_of(5, 3, [0, 0], stacked=stacked, dtype=jnp.bfloat16)
+    keys = jnp.arange(1.0, 3.0)[None, None, :, None] * jnp.ones((2, 1, 2, 8))  # heads 1 and 2
+    written = jax.jit(write_layer, static_argnums=1)(cache, 1, keys, 10.0 * keys)
+    for found, factor in zip(read_layer(written, 1), (1.0, 10.0), strict=True):
+        assert found.dtype == jnp.bfloat16 and found.shape == (2, 2, 5, 8)
+        expected = factor * np.asarray([[0, 0, 0, 1, 0], [0, 0, 0, 2, 0]])
+        np.testing.assert_array_equal(found[:, :, :, 0].astype(jnp.float32), np.stack([expected] * 2))
+    for other in (0, 2):
+        assert not any(part.any() for part in read_layer(written, other))

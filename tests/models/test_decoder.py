@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrlhf.kernels.logits import logits_of
 from jaxrlhf.models.config import ComputeConfig
-from jaxrlhf.models.decoder import init_params, make_model, param_shapes, unstack_layers
+from jaxrlhf.models.decoder import init_params, make_model, param_shapes
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.place import place_batch
 from jaxrlhf.sharding.rules import shardings_for
@@ -73,42 +74,63 @@ def test_later_tokens_do_not_change_earlier_ones(params):
     assert (jnp.abs(before[:, 5:] - after[:, 5:]).max(axis=-1) > 1e-4).all()
 
 
-@pytest.mark.parametrize("unstacked", [False, True])
-def test_decoding_with_a_cache_equals_the_full_forward(params, unstacked):
+@pytest.fixture(params=["unrolled", "in_a_loop"])
+def decoding(request, monkeypatch):
+    """As on CPU, where each layer has its own arrays while decoding, and as on accelerators."""
+    monkeypatch.setattr(
+        "jaxrlhf.models.decoding.target_platform", lambda: {"unrolled": "cpu"}.get(request.param, "tpu")
+    )
+
+
+def test_decoding_with_a_cache_equals_the_full_forward(params, decoding):
     tokens = random_tokens(2, 9)
     segments = np.ones((2, 9), np.int32)
     segments[1, :2] = 0  # the second prompt is shorter, padded on the left
     expected = logits(MODEL, params, tokens, segments)
     positions, segment_ids = positions_of(segments), jnp.asarray(segments)
-    walked = unstack_layers(params) if unstacked else params
+    prepared = MODEL.prepare(params)
 
     @jax.jit
     def run(cache, part):
         tokens, positions, segment_ids = part
-        output = MODEL.apply(walked, tokens, positions=positions, segment_ids=segment_ids, cache=cache)
-        return output.cache, output.hidden @ MODEL.head(walked).weight.T
+        output = MODEL.apply(prepared, tokens, positions=positions, segment_ids=segment_ids, cache=cache)
+        return output.cache, logits_of(output.hidden, MODEL.head(prepared))
 
-    cache, found = MODEL.init_cache(2, 12), []
+    cache, found = dataclasses.replace(MODEL.init_cache(2, 12), start=jnp.asarray([0, 2])), []
     for start, stop in [(0, 5), (5, 6), (6, 7), (7, 9)]:
         cache, out = run(cache, tuple(x[:, start:stop] for x in (tokens, positions, segment_ids)))
         found.append(out)
     assert int(cache.index) == 9
-    np.testing.assert_array_equal(cache.segment_ids, np.pad(segments, ((0, 0), (0, 3))))
     real = segments.astype(bool)
     np.testing.assert_allclose(jnp.concatenate(found, axis=1)[real], expected[real], **TIGHT)
 
 
-@pytest.mark.parametrize("unstacked", [False, True])
-def test_a_decoding_step_updates_the_cache_in_place(params, unstacked):
+def test_tokens_that_fill_their_cache_equal_those_without_one(params):
+    tokens, ones = random_tokens(2, 6), jnp.ones((2, 6), jnp.int32)
+    positions = positions_of(np.ones((2, 6)))
+    expected = MODEL.apply(params, tokens, positions=positions, segment_ids=ones)
+    prepared, cache = MODEL.prepare(params), MODEL.init_cache(2, 6)
+    found = MODEL.apply(prepared, tokens, positions=positions, segment_ids=ones, cache=cache)
+    np.testing.assert_allclose(found.hidden, expected.hidden, **TIGHT)
+    assert all(part.any() for part in jax.tree.leaves(found.cache.keys))
+
+
+def test_a_cache_needs_prepared_parameters(params):
+    one = jnp.ones((2, 1), jnp.int32)
+    with pytest.raises(ValueError, match="apply Model.prepare to the parameters first"):
+        MODEL.apply(params, one, positions=one, segment_ids=one, cache=MODEL.init_cache(2, 4))
+
+
+def test_a_decoding_step_updates_the_cache_in_place(params, decoding):
     cache = MODEL.init_cache(4, 512)
-    walked = unstack_layers(params) if unstacked else params
+    prepared = MODEL.prepare(params)
     one = jnp.ones((4, 1), jnp.int32)
 
     def step(cache, params):
         return MODEL.apply(params, one, positions=one, segment_ids=one, cache=cache)
 
-    analysis = jax.jit(step, donate_argnums=0).lower(cache, walked).compile().memory_analysis()
-    both = cache.keys.nbytes + cache.values.nbytes
+    analysis = jax.jit(step, donate_argnums=0).lower(cache, prepared).compile().memory_analysis()
+    both = sum(part.nbytes for part in jax.tree.leaves((cache.keys, cache.values)))
     assert analysis.alias_size_in_bytes >= both
     assert analysis.temp_size_in_bytes < both
 
@@ -139,13 +161,6 @@ def test_remat_saves_memory(params):
     assert temporaries("full") < temporaries("dots") < temporaries("none")
 
 
-def test_unstacked_layers_equal_stacked_ones(params):
-    tokens = random_tokens(2, 6)
-    unstacked = unstack_layers(params)
-    assert isinstance(unstacked["layers"], tuple) and len(unstacked["layers"]) == TINY.num_layers
-    np.testing.assert_allclose(logits(MODEL, unstacked, tokens), logits(MODEL, params, tokens), **TIGHT)
-
-
 def test_gradients_are_finite_with_rows_of_padding(params):
     segments = np.ones((3, 6), np.int32)
     segments[1] = 0
@@ -163,8 +178,8 @@ def test_bfloat16_compute_is_near_float32_and_leaves_parameters_alone(params):
     positions, ones = positions_of(np.ones((2, 6))), jnp.ones((2, 6), jnp.int32)
     output = model.apply(params, tokens, positions=positions, segment_ids=ones)
     assert output.hidden.dtype == jnp.bfloat16
-    assert model.init_cache(1, 4).keys.dtype == jnp.bfloat16
-    assert model.init_cache(1, 4, jnp.float32).keys.dtype == jnp.float32
+    assert {leaf.dtype for leaf in model.init_cache(1, 4).keys} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in model.init_cache(1, 4, jnp.float32).keys} == {jnp.dtype("float32")}
     assert model.head(params).weight.dtype == jnp.float32
     exact = MODEL.apply(params, tokens, positions=positions, segment_ids=ones).hidden
     np.testing.assert_allclose(output.hidden.astype(jnp.float32), exact, atol=0.1)
@@ -203,7 +218,8 @@ def test_sharded_equals_unsharded_in_loss_gradient_and_decoding(params, sizes):
 
     def decode(params, tokens):
         positions, segment_ids = positions_of(segments), jnp.asarray(segments)
-        cache = MODEL.init_cache(8, 6)
+        params = MODEL.prepare(params)
+        cache = dataclasses.replace(MODEL.init_cache(8, 6), start=jnp.zeros(8, jnp.int32).at[3].set(4))
         for start, stop in [(0, 5), (5, 6)]:
             part = slice(start, stop)
             output = MODEL.apply(

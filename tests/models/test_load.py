@@ -33,7 +33,7 @@ def test_a_real_model_gives_the_published_numbers(stories, case):
 
 def test_compute_options_reach_the_model():
     loaded = load_policy(STORIES, compute=ComputeConfig(dtype="bfloat16"))
-    assert loaded.model.init_cache(1, 4).keys.dtype == jnp.bfloat16
+    assert loaded.model.init_cache(1, 4).keys[0].dtype == jnp.bfloat16
 
 
 def test_a_mesh_divides_the_parameters_and_names_what_stays_whole():
