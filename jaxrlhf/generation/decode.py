@@ -1,147 +1,139 @@
-"""The compiled sampler: one prefill of the prompts, then a loop that draws a token for every row."""
+"""The loop of the sampler: steps that draw a token for every slot."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.generation.sampling import SamplingSettings, draw
+from jaxrlhf.generation.draw import DrawMethod, Drawn, draw
+from jaxrlhf.generation.slots import Answers, Slots
+from jaxrlhf.generation.words import see
 from jaxrlhf.kernels.logits import logits_of
-from jaxrlhf.ops.masked import positions_of
-from jaxrlhf.types import KVCache, Model, Params, PromptBatch, Samples
+from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
+from jaxrlhf.types import Model, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the host looks at between two chunks.
+
+    Attributes:
+        index: int32 scalar, `KVCache.index`.
+        start: [B] int32, `KVCache.start`.
+        going: [B] bool, `Slots.going`.
+        count: [B] int32, `Answers.count`.
+        steps: int32 scalar, steps of the chunk.
+    """
+
+    index: jax.Array
+    start: jax.Array
+    going: jax.Array
+    count: jax.Array
+    steps: jax.Array
 
 
 class _Loop(NamedTuple):
-    """State of the loop after `step` tokens were drawn; [B] and [B, R] as in `Samples`."""
+    """State of a chunk after `step` steps; `drawn` holds tokens and their two log-probabilities, [B, C] each."""
 
     step: jax.Array
-    cache: KVCache
-    token: jax.Array
-    done: jax.Array
-    tokens: jax.Array
-    mask: jax.Array
-    logprobs: jax.Array
-    sampling_logprobs: jax.Array
+    slots: Slots
+    drawn: tuple[jax.Array, ...]
 
 
-def generate(
+def advance(
     model: Model,
     params: Params,
-    prompts: PromptBatch,
-    key: jax.Array,
-    settings: SamplingSettings,
+    slots: Slots,
+    limit: jax.Array,
+    leave: jax.Array,
     *,
-    max_new_tokens: int,
-    answers: int = 1,
-) -> Samples:
-    """Samples `answers` answers to each prompt. A prompt is prefilled once, whatever their number.
+    chunk: int,
+    method: DrawMethod = "gumbel",
+) -> tuple[Slots, Seen]:
+    """Draws tokens until no more than `leave` slots go on, `limit` steps at most.
 
-    A row's answer is a function of the key, its `row_id`, the answer's number and the prompt: it does not depend on its
-    neighbours, on padding, or on how rows are spread over devices.
+    A row's answer is a function of its key, its settings and its prompt: it does not depend on its neighbours, on its
+    slot, or on how rows are spread over devices.
 
     Args:
         model: the policy.
-        params: its parameters.
-        prompts: `PromptBatch` of B prompts, padded on the left.
-        key: typed key, consumed.
-        settings: `SamplingSettings` of B * answers rows.
-        max_new_tokens: length R of the answers, positive. Static.
-        answers: answers a prompt, K. Static.
-
-    Returns:
-        `Samples` of B * K rows, the answers to a prompt next to each other.
+        params: prepared parameters.
+        slots: B slots whose cache has room for `limit` tokens.
+        limit: int32 scalar, steps, at most `chunk`.
+        leave: int32 scalar.
+        chunk: the most steps, C. Static.
+        method: how tokens are drawn. Static.
     """
-    batch, width = prompts.tokens.shape
-    rows = batch * answers
-    keys = _row_keys(key, prompts.row_ids, answers)
-    lengths = jnp.repeat(jnp.sum(prompts.segment_ids != 0, axis=1), answers)
-
-    prefill = model.apply(
-        params,
-        prompts.tokens,
-        positions=positions_of(prompts.segment_ids),
-        segment_ids=prompts.segment_ids,
-        cache=model.init_cache(batch, width + max_new_tokens - 1),
-    )
-    assert prefill.cache is not None
-    cache = _repeat_rows(prefill.cache, answers)
-    last = jnp.repeat(prefill.hidden[:, -1], answers, axis=0)
-
-    def put(loop: _Loop, cache: KVCache, hidden: jax.Array) -> _Loop:
-        """Draws the next token of every row from its hidden state [rows, D] and writes it down."""
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, loop.step)
-        token, logp, sampling_logp = draw(logits_of(hidden, model.head(params)), step_keys, settings)
-        going = ~loop.done
-        ended = jnp.any(token[:, None] == settings.eos_ids[None, :], axis=1)
-
-        def write(array: jax.Array, column: jax.Array) -> jax.Array:
-            column = jnp.where(going, column, jnp.zeros_like(column))
-            return jax.lax.dynamic_update_slice(array, column[:, None], (0, loop.step))
-
-        return _Loop(
-            step=loop.step + 1,
-            cache=cache,
-            token=token,
-            done=loop.done | ended,
-            tokens=write(loop.tokens, token),
-            mask=write(loop.mask, going),
-            logprobs=write(loop.logprobs, logp),
-            sampling_logprobs=write(loop.sampling_logprobs, sampling_logp),
-        )
 
     def body(loop: _Loop) -> _Loop:
-        output = model.apply(
-            params,
-            loop.token[:, None],
-            positions=(lengths + loop.step - 1)[:, None],
-            segment_ids=jnp.ones((rows, 1), jnp.int32),
-            cache=loop.cache,
-        )
-        assert output.cache is not None
-        return put(loop, output.cache, output.hidden[:, -1])
+        slots, drawn = _step(model, params, loop.slots, method)
+        new = zip(loop.drawn, drawn, strict=True)
+        columns = tuple(jax.lax.dynamic_update_slice(old, part[:, None], (0, loop.step)) for old, part in new)
+        return _Loop(loop.step + 1, slots, columns)
 
-    empty = _empty_loop(max_new_tokens, cache, done=lengths == 0)  # padding rows have nothing to answer
-    end = jax.lax.while_loop(
-        lambda loop: (loop.step < max_new_tokens) & ~jnp.all(loop.done), body, put(empty, cache, last)
+    def empty(dtype: Any) -> jax.Array:
+        return constrain(jnp.zeros((slots.going.shape[0], chunk), dtype), BATCH_AXES, None)
+
+    first = _Loop(jnp.zeros((), jnp.int32), slots, (empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)))
+    end = jax.lax.while_loop(lambda loop: (loop.step < limit) & (jnp.sum(loop.slots.going) > leave), body, first)
+    answers = _append(end.slots.answers, end.drawn, slots.answers.count)
+    seen = Seen(
+        index=end.slots.cache.index,
+        start=end.slots.cache.start,
+        going=end.slots.going,
+        count=answers.count,
+        steps=end.step,
     )
-    return Samples(
-        tokens=end.tokens,
-        mask=end.mask,
-        terminated=end.done,
-        logprobs=end.logprobs,
-        sampling_logprobs=end.sampling_logprobs,
-    )
+    return dataclasses.replace(end.slots, answers=answers), seen
 
 
-def _empty_loop(length: int, cache: KVCache, done: jax.Array) -> _Loop:
-    rows = done.shape[0]
-    return _Loop(
-        step=jnp.zeros((), jnp.int32),
+def _step(model: Model, params: Params, slots: Slots, method: DrawMethod) -> tuple[Slots, Drawn]:
+    """Reads the last token of every slot and draws the next; what slots that have ended draw is not counted."""
+    settings, answers, cache = slots.settings, slots.answers, slots.cache
+    output = model.apply(
+        params,
+        slots.token[:, None],
+        positions=(cache.index - cache.start)[:, None],
+        segment_ids=jnp.ones((slots.token.shape[0], 1), jnp.int32),
         cache=cache,
-        token=jnp.zeros(rows, jnp.int32),
-        done=done,
-        tokens=jnp.zeros((rows, length), jnp.int32),
-        mask=jnp.zeros((rows, length), bool),
-        logprobs=jnp.zeros((rows, length), jnp.float32),
-        sampling_logprobs=jnp.zeros((rows, length), jnp.float32),
     )
+    assert output.cache is not None and settings.max_new_tokens is not None  # see `settings.per_row`
+    keys = jax.vmap(jax.random.fold_in)(slots.keys, answers.count)
+    logits = logits_of(output.hidden[:, -1], model.head(params))
+    drawn = draw(logits, keys, slots.words, answers.count, settings, method=method)
+    count = answers.count + slots.going
+    ended = slots.going & jnp.any(drawn.tokens[:, None] == settings.eos_ids, axis=1)
+    answers = dataclasses.replace(answers, count=count, terminated=answers.terminated | ended)
+    slots = dataclasses.replace(
+        slots,
+        cache=output.cache,
+        token=drawn.tokens,
+        going=slots.going & ~ended & (count < settings.max_new_tokens),
+        words=see(slots.words, drawn.tokens, slots.going),
+        answers=answers,
+    )
+    return slots, drawn
 
 
-def _row_keys(key: jax.Array, row_ids: jax.Array, answers: int) -> jax.Array:
-    """[B * K] keys, a function of the row's id and the answer's number."""
-    by_row = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
-    by_answer = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(by_row, jnp.arange(answers))
-    return by_answer.reshape(-1)
+def _append(answers: Answers, drawn: tuple[jax.Array, ...], before: jax.Array) -> Answers:
+    """The answers with the tokens of a chunk, [B, C], behind those that they had `before`, [B], up to their count."""
+    numbers = jnp.arange(answers.tokens.shape[1])[None, :]
+    # A row's tokens of this chunk are its first ones there, since it goes on until it ends.
+    column = numbers - before[:, None]
+    fresh = (column >= 0) & (numbers < answers.count[:, None])
+    column = jnp.clip(column, 0, drawn[0].shape[1] - 1)
 
+    def append(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jnp.where(fresh, jnp.take_along_axis(new, column, axis=1), old)
 
-def _repeat_rows(cache: KVCache, times: int) -> KVCache:
-    if times == 1:
-        return cache
-    return KVCache(
-        keys=jnp.repeat(cache.keys, times, axis=1),
-        values=jnp.repeat(cache.values, times, axis=1),
-        segment_ids=jnp.repeat(cache.segment_ids, times, axis=0),
-        index=cache.index,
+    tokens, logprobs, sampling_logprobs = drawn
+    return dataclasses.replace(
+        answers,
+        tokens=append(answers.tokens, tokens),
+        logprobs=append(answers.logprobs, logprobs),
+        sampling_logprobs=append(answers.sampling_logprobs, sampling_logprobs),
     )

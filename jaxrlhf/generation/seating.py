@@ -1,0 +1,153 @@
+"""Requests into slots: all at once, or as slots become free."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxrlhf.generation.slots import Answers, Prefilled, Requests, Slots, collect, no_answers
+from jaxrlhf.generation.words import mark_words
+from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
+from jaxrlhf.types import KVCache, Model, Params
+
+
+def request_keys(key: jax.Array, row_ids: jax.Array, answers: int) -> jax.Array:
+    """[B * K] keys, a function of the row's id and the answer's number; `key` is consumed."""
+    by_row = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
+    by_answer = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(by_row, jnp.arange(answers))
+    return by_answer.reshape(-1)
+
+
+def seat_all(model: Model, params: Params, store: Prefilled, requests: Requests, *, columns: int, room: int) -> Slots:
+    """Gives every request a slot of its own; those of padding rows have ended.
+
+    Args:
+        model: the policy.
+        params: prepared parameters.
+        store: the prompts.
+        requests: K to each prompt.
+        columns: of the slots' cache, S. Static.
+        room: length R of the answers. Static.
+    """
+    rows = requests.keys.shape[0]
+    answers = rows // store.tokens.shape[0]
+    missing = columns - store.cache.columns
+
+    def widen(part: jax.Array) -> jax.Array:
+        part = jnp.repeat(part, answers, axis=part.ndim - 4) if answers > 1 else part
+        return jnp.pad(part, [(0, 0)] * (part.ndim - 2) + [(0, missing), (0, 0)])
+
+    tokens, there = (jnp.repeat(part, answers, axis=0) for part in (store.tokens, store.there))
+    cache = KVCache(
+        keys=jax.tree.map(widen, store.cache.keys),
+        values=jax.tree.map(widen, store.cache.values),
+        start=jnp.repeat(store.cache.start, answers),
+        index=store.cache.index,
+    )
+    return Slots(
+        request=jnp.arange(rows, dtype=jnp.int32),
+        cache=cache,
+        token=tokens[:, -1],
+        going=there[:, -1],
+        keys=requests.keys,
+        words=mark_words(requests.settings, tokens, there, _vocabulary(model, params)),
+        settings=requests.settings,
+        answers=no_answers(rows, room),
+    )
+
+
+def no_slots(
+    model: Model, params: Params, requests: Requests, *, slots: int, columns: int, index: int, room: int
+) -> Slots:
+    """B idle slots.
+
+    Args:
+        model: the policy.
+        params: prepared parameters.
+        requests: what will be asked for.
+        slots: B. Static.
+        columns: of the cache, S. Static.
+        index: column that the next token is written to. Static.
+        room: length R of the answers. Static.
+    """
+    cache = model.init_cache(slots, columns)
+    return Slots(
+        request=jnp.full((slots,), requests.keys.shape[0], jnp.int32),
+        cache=dataclasses.replace(cache, index=jnp.full((), index, jnp.int32)),
+        token=jnp.zeros((slots,), jnp.int32),
+        going=jnp.zeros((slots,), bool),
+        keys=requests.keys[jnp.zeros(slots, jnp.int32)],
+        words=constrain(jnp.zeros((slots, _vocabulary(model, params)), jnp.uint8), BATCH_AXES, None),
+        settings=jax.tree.map(lambda own: jnp.repeat(own[:1], slots, axis=0), requests.settings),
+        answers=no_answers(slots, room),
+    )
+
+
+def seat(
+    slots: Slots,
+    result: Answers,
+    store: Prefilled,
+    requests: Requests,
+    sources: jax.Array,
+    targets: jax.Array,
+    numbers: jax.Array,
+) -> tuple[Slots, Answers]:
+    """Gives idle slots new requests, after what they hold is written to the result.
+
+    Args:
+        slots: B slots whose cache has as many columns behind `index` as the store's.
+        result: answers to all requests.
+        store: prompts.
+        requests: all requests.
+        sources: [B] int32, rows of the store, one for each request.
+        targets: [B] int32, the slots that take them; B where there is no further request.
+        numbers: [B] int32, the requests.
+    """
+    result, idle, before = collect(result, slots), slots.going.shape[0], store.cache.columns
+    placed = jnp.sum(targets < idle)
+
+    def copy(i: jax.Array, parts: tuple) -> tuple:
+        def one(old: jax.Array, kept: jax.Array) -> jax.Array:
+            row = jax.lax.dynamic_index_in_dim(kept, sources[i], axis=old.ndim - 4)
+            at = (targets[i], 0, slots.cache.index - before, 0)
+            return jax.lax.dynamic_update_slice(old, row.astype(old.dtype), (0,) * (old.ndim - 4) + at)
+
+        return jax.tree.map(one, parts, (store.cache.keys, store.cache.values))
+
+    keys, values = jax.lax.fori_loop(0, placed, copy, (slots.cache.keys, slots.cache.values))
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old.at[targets].set(new, mode="drop")
+
+    own = jax.tree.map(lambda all_: all_[numbers], requests)
+    tokens, there = store.tokens[sources], store.there[sources]
+    held = (store.cache.index - store.cache.start)[sources]
+    fresh = jnp.zeros(targets.shape, jnp.int32)
+    answers = dataclasses.replace(
+        slots.answers,
+        count=put(slots.answers.count, fresh),
+        terminated=put(slots.answers.terminated, fresh.astype(bool)),
+    )
+    slots = Slots(
+        request=put(slots.request, numbers),
+        cache=KVCache(
+            keys=keys,
+            values=values,
+            start=put(slots.cache.start, slots.cache.index - held),
+            index=slots.cache.index,
+        ),
+        token=put(slots.token, tokens[:, -1]),
+        going=put(slots.going, there[:, -1]),
+        keys=put(slots.keys, own.keys),
+        words=put(slots.words, mark_words(own.settings, tokens, there, slots.words.shape[1])),
+        settings=jax.tree.map(put, slots.settings, own.settings),
+        answers=answers,
+    )
+    return slots, result
+
+
+def _vocabulary(model: Model, params: Params) -> int:
+    head = model.head(params)
+    return head.weight.shape[head.vocab_axis]
