@@ -26,10 +26,11 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 import jaxrlhf  # noqa: E402
-from jaxrlhf.generation.sampler import make_sampler  # noqa: E402
+from jaxrlhf.generation.sampler import Sampler  # noqa: E402
+from jaxrlhf.generation.settings import SamplingSettings  # noqa: E402
 from jaxrlhf.kernels import fused_token_loss  # noqa: E402
 from jaxrlhf.models.config import ComputeConfig  # noqa: E402
-from jaxrlhf.models.decoder import make_model, unstack_layers  # noqa: E402
+from jaxrlhf.models.decoder import make_model  # noqa: E402
 from jaxrlhf.models.load import load_policy, load_scalar  # noqa: E402
 from jaxrlhf.ops.stats import values_of  # noqa: E402
 from jaxrlhf.optim import adamw_direction  # noqa: E402
@@ -92,7 +93,7 @@ def dpo(work: Workload) -> Step:
 def gen(work: Workload) -> Step:
     """B answers of exactly N tokens at temperature 1."""
     policy = load_policy(common.model_dir("small"))
-    sample = make_sampler(policy.model, eos_ids=(-1,), max_new_tokens=work["N"], prepare=unstack_layers)
+    sample = Sampler(policy.model, max_new_tokens=work["N"])
     prompts = _prompts(work["B"], work["P"])
     count = iter(range(10**9))
 
@@ -108,7 +109,7 @@ def ppo(work: Workload) -> Step:
     critic = load_scalar(common.model_dir("small"), compute=COMPUTE, key=jax.random.key(0))
     scorer_config, scorer_params = _one_layer(critic.config, critic.params)
     scorer = make_model(scorer_config)
-    sample = make_sampler(policy.model, eos_ids=(2,), max_new_tokens=work["N"], prepare=unstack_layers)
+    sample, ending = Sampler(policy.model, max_new_tokens=work["N"]), SamplingSettings(eos_ids=(2,))
     judge = jax.jit(make_judge(policy.model, critic.model, scorer, rows_at_once=work["B"], answers=1))
     learn = jax.jit(
         make_learn(
@@ -136,7 +137,7 @@ def ppo(work: Workload) -> Step:
     def step() -> None:
         nonlocal states
         trained = {name: state.params for name, state in states.models.items()}
-        samples = sample(trained["policy"], prompts, jax.random.key(next(count)))
+        samples = sample(trained["policy"], prompts, jax.random.key(next(count)), ending)
         experience = judge(trained, frozen, prompts, samples, hyper)
         states, metrics = learn(states, frozen, experience, hyper)
         jax.device_get(values_of(metrics))
@@ -148,9 +149,7 @@ def grpo(work: Workload) -> Step:
     """Sample G answers to each prompt, score them on the host, one update without a KL."""
     policy = load_policy(common.model_dir("small"), compute=COMPUTE)
     rows = work["prompts"] * work["G"]
-    sample = make_sampler(
-        policy.model, eos_ids=(2,), max_new_tokens=work["N"], answers=work["G"], prepare=unstack_layers
-    )
+    sample, ending = Sampler(policy.model, max_new_tokens=work["N"], answers=work["G"]), SamplingSettings(eos_ids=(2,))
     share = work.get("share_prompts", True)  # what the trainer decides for prompts as long as the answers
     judge = jax.jit(make_judge(policy.model, None, None, rows_at_once=rows, answers=work["G"], share_prompts=share))
     learn = jax.jit(
@@ -178,7 +177,7 @@ def grpo(work: Workload) -> Step:
     def step() -> None:
         nonlocal states
         trained = {name: state.params for name, state in states.models.items()}
-        samples = sample(trained["policy"], prompts, jax.random.key(next(count)))
+        samples = sample(trained["policy"], prompts, jax.random.key(next(count)), ending)
         tokens = np.asarray(samples.tokens)
         scores = np.mean(tokens % 7 == 0, axis=1, dtype=np.float32)
         experience = judge(trained, {}, prompts, samples, hyper)

@@ -16,9 +16,9 @@ from benchmarks.device_check.models import cache_bytes, parameter_count, prompts
 from benchmarks.device_check.shapes import Sampling, Shapes
 from benchmarks.device_check.sheet import Row, Sheet
 from benchmarks.device_check.units import decode_bytes
-from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.generation.sampler import Sampler
 from jaxrlhf.models.config import ComputeConfig
-from jaxrlhf.models.decoder import make_model, unstack_layers
+from jaxrlhf.models.decoder import make_model
 from jaxrlhf.types import Params
 
 BYTES = 2
@@ -58,7 +58,7 @@ def worth_of(sampling: Sampling, batch: int, ceilings: Ceilings | None) -> Calla
 def _contestant(sampling: Sampling, batch: int, params: Params, dtype: str, ceilings: Ceilings | None) -> Contestant:
     def prepare() -> Runner:
         model = make_model(sampling.model, ComputeConfig(dtype="bfloat16"))
-        sample = make_sampler(model, eos_ids=(-1,), max_new_tokens=sampling.new, prepare=unstack_layers)
+        sample = Sampler(model, max_new_tokens=sampling.new)
         asked, keys = prompts(sampling.model, batch, sampling.prompt), itertools.count()
 
         def start() -> Any:

@@ -26,9 +26,9 @@ from benchmarks.device_check.models import (
 from benchmarks.device_check.shapes import Iteration, Shapes
 from benchmarks.device_check.sheet import Sheet
 from benchmarks.device_check.units import MIB
-from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.generation.sampler import Sampler
 from jaxrlhf.models.config import ComputeConfig
-from jaxrlhf.models.decoder import make_model, unstack_layers
+from jaxrlhf.models.decoder import make_model
 from jaxrlhf.steps import grpo, ppo
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
 from jaxrlhf.steps.experience import States, make_judge
@@ -113,9 +113,7 @@ def _dpo(shape: Iteration) -> Callable[[], Phases]:
 def _grpo(shape: Iteration) -> Callable[[], Phases]:
     """Scores are random numbers, in place of a Python function's; answers are of full length, and counted."""
     policy = make_model(shape.model, COMPUTE)
-    sample = make_sampler(
-        policy, eos_ids=(-1,), max_new_tokens=shape.new, answers=shape.answers, prepare=unstack_layers
-    )
+    sample = Sampler(policy, max_new_tokens=shape.new, answers=shape.answers)
     part = _answers(shape) // shape.micro_batches
     judge = jax.jit(make_judge(policy, None, None, rows_at_once=part, answers=shape.answers))
     learn = grpo.make_learn(
@@ -142,7 +140,7 @@ def _ppo(shape: Iteration) -> Callable[[], Phases]:
     """Policy and critic are trained, reference and reward model frozen, all four of one size."""
     policy, scalar = make_model(shape.model, COMPUTE), dataclasses.replace(shape.model, scalar_head=True)
     critic = make_model(scalar, COMPUTE)
-    sample = make_sampler(policy, eos_ids=(-1,), max_new_tokens=shape.new, prepare=unstack_layers)
+    sample = Sampler(policy, max_new_tokens=shape.new)
     part = _answers(shape) // shape.micro_batches
     judge = jax.jit(make_judge(policy, critic, critic, rows_at_once=part, answers=1))
     learn = ppo.make_learn(

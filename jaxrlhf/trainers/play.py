@@ -20,8 +20,9 @@ import numpy as np
 from jaxrlhf.data.index import Index
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.evaluation.metrics import average
-from jaxrlhf.generation.sampler import SampleFn, make_sampler
-from jaxrlhf.models.decoder import make_model, unstack_layers
+from jaxrlhf.generation.sampler import Sampler
+from jaxrlhf.generation.settings import SamplingSettings
+from jaxrlhf.models.decoder import make_model
 from jaxrlhf.ops.stats import merged_values
 from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.sharding.place import over_rows, place_batch, replicated, shardings_of, to_host
@@ -50,6 +51,7 @@ class Game(NamedTuple):
         functions: Python rewards by name.
         frozen: parameters that nobody trains: the reference's, the reward model's.
         sample: the sampler.
+        settings: how it draws.
         judge: see `steps.experience.make_judge`.
         total: [B] float32, the weighted sum of the scores of each answer, NaN where there is none.
         learn: see `steps.experience.LearnFn`.
@@ -62,7 +64,8 @@ class Game(NamedTuple):
     tokenizer: Any
     functions: Mapping[str, RewardFn]
     frozen: Mapping[str, Params]
-    sample: SampleFn
+    sample: Sampler
+    settings: SamplingSettings
     judge: JudgeFn
     total: Callable[[Experience], jax.Array]
     learn: LearnFn
@@ -141,14 +144,16 @@ def make_game(
         tokenizer=policy.tokenizer,
         functions=judges.functions,
         frozen=frozen,
-        sample=make_sampler(
+        sample=Sampler(
             model,
-            eos_ids=policy.eos_ids,
             max_new_tokens=config.rollout.max_new_tokens,
             answers=config.rollout.answers,
-            prepare=unstack_layers,
+            slots=config.rollout.slots,
+            chunk=config.rollout.chunk,
+            draw=config.rollout.draw,
             out_shardings=rows,
         ),
+        settings=SamplingSettings(temperature=config.rollout.temperature, eos_ids=tuple(policy.eos_ids)),
         judge=jax.jit(judge, out_shardings=rows),
         total=jax.jit(total, out_shardings=rows),
         learn=jax.jit(learn, donate_argnums=0, out_shardings=(shardings_of(states), everywhere)),
@@ -216,7 +221,7 @@ def _play(game: Game, states: States, index: Index, batch: Any, examples: np.nda
     trained = {name: state.params for name, state in states.models.items()}
     prompts = place_batch(batch, mesh)
     with clock.phase("generate"):
-        samples = game.sample(trained["policy"], prompts, key, temperature=config.rollout.temperature)
+        samples = game.sample(trained["policy"], prompts, key, game.settings)
         jax.block_until_ready(samples)
     with clock.phase("score"):
         experience = game.judge(trained, game.frozen, prompts, samples, game.constants)

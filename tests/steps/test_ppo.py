@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.generation.sampler import Sampler
+from jaxrlhf.generation.settings import SamplingSettings
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
 from jaxrlhf.steps.experience import Experience, States, make_judge
@@ -31,7 +32,7 @@ HYPER = hyper(
     value_clip_eps=0.2, gamma=1.0, lam=0.95, missing_eos_penalty=1.0, score_clip=math.inf, entropy_coef=0.0,
 )  # fmt: skip
 (FAKE, FAKE_PARAMS), (FAKE_CRITIC, CRITIC_PARAMS) = bigram_model(), bigram_model(CONFIG.vocab_size, scalar=True)
-SAMPLE = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6, answers=2)
+SAMPLE, ENDING = Sampler(POLICY, max_new_tokens=6, answers=2), SamplingSettings(eos_ids=(EOS,))
 
 
 @functools.cache
@@ -42,7 +43,7 @@ def decoder_judge(rows_at_once: int):
 def played(temperature: float, parts: int) -> tuple[Any, Experience]:
     """Hyper-parameters, and 8 answers of the decoder to 4 prompts; the reference is the policy."""
     params, critic, prompts = player_params(), CRITIC_PARAMS, random_prompts(4)
-    samples = SAMPLE(params, prompts, jax.random.key(1), temperature=temperature)
+    samples = SAMPLE(params, prompts, jax.random.key(1), dataclasses.replace(ENDING, temperature=temperature))
     values = {**HYPER, "temperature": jnp.float32(temperature)}
     frozen = {"reference": params, "scorer": critic}
     return values, decoder_judge(8 // parts)({"policy": params, "critic": critic}, frozen, prompts, samples, values)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.generation.sampler import make_sampler
+from jaxrlhf.generation.sampler import Sampler
+from jaxrlhf.generation.settings import SamplingSettings
 from jaxrlhf.ops.moments import no_moments
 from jaxrlhf.ops.stats import values_of
 from jaxrlhf.optim import adamw_direction
@@ -199,21 +200,24 @@ def params_of(state: Any) -> list[Any]:
     return [models[name].params for name in sorted(models)]
 
 
-@pytest.mark.parametrize("mesh", ["rows", "params"])
-def test_sampled_tokens_do_not_depend_on_the_devices(mesh: str):
-    sample = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6)
+ENDING = SamplingSettings(eos_ids=(EOS,))
+
+
+@pytest.mark.parametrize("mesh, slots", [("rows", None), ("params", None), ("all", None), ("all", 4)])
+def test_sampled_tokens_do_not_depend_on_the_devices(mesh: str, slots: int | None):
+    sample = Sampler(POLICY, max_new_tokens=6, slots=slots)
     params, prompts, key = player_params(), random_prompts(8), jax.random.key(0)
     expected = one_device_samples()
     devices = make_mesh(*MESHES[mesh])
     with jax.set_mesh(devices):
         placed = jax.device_put(params, shardings_for(params, devices)[0])
-        samples = to_host(sample(placed, place_batch(prompts, devices), key))
+        samples = to_host(sample(placed, place_batch(prompts, devices), key, ENDING))
     assert all_equal((samples.tokens, samples.mask, samples.terminated), expected[:3])
     np.testing.assert_allclose(samples.logprobs, expected[3], atol=1e-5)
 
 
 @functools.cache
 def one_device_samples() -> Any:
-    sample = make_sampler(POLICY, eos_ids=[EOS], max_new_tokens=6)
-    samples = to_host(sample(player_params(), random_prompts(8), jax.random.key(0)))
+    sample = Sampler(POLICY, max_new_tokens=6)
+    samples = to_host(sample(player_params(), random_prompts(8), jax.random.key(0), ENDING))
     return samples.tokens, samples.mask, samples.terminated, samples.logprobs
