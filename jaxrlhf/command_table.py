@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jaxrlhf.commands.chat_config import ChatConfig
 from jaxrlhf.commands.config import BestOfNConfig, EvaluateConfig, ExportConfig, GenerateConfig, ReportConfig
 from jaxrlhf.demo.config import DemoConfig
 from jaxrlhf.trainers.config import DPOConfig, KTOConfig, RewardConfig, SFTConfig
@@ -82,6 +83,12 @@ def _rejection(config: RejectionConfig) -> object:
 
 def _generate(config: GenerateConfig) -> object:
     from jaxrlhf.commands.generate import run
+
+    return run(config)
+
+
+def _chat(config: ChatConfig) -> object:
+    from jaxrlhf.commands.chat import run
 
     return run(config)
 
@@ -164,6 +171,12 @@ COMMANDS = {
         example="model=runs/sft dataset=prompts.jsonl out=answers.jsonl answers=4",
         config=GenerateConfig,
         run=_generate,
+    ),
+    "chat": Command(
+        help="talk with a model in the terminal",
+        example="model=runs/ppo",
+        config=ChatConfig,
+        run=_chat,
     ),
     "bestofn": Command(
         help="sample answers to prompts and keep the best",

@@ -178,16 +178,25 @@ class Progress:
         start: the step that the run starts after, not 0 when it resumes.
         main: False in all processes but the first, which then show nothing.
         stream: where to; None means stdout.
+        unit: what is counted, if not steps.
     """
 
     def __init__(
-        self, total: int, show: Iterable[str], *, start: int = 0, main: bool = True, stream: TextIO | None = None
+        self,
+        total: int,
+        show: Iterable[str],
+        *,
+        start: int = 0,
+        main: bool = True,
+        stream: TextIO | None = None,
+        unit: str = "step",
     ):
         """Draws nothing yet."""
         self._total = total
         self._show = tuple(show)
         self._main = main
         self._stream = sys.stdout if stream is None else stream
+        self._unit = unit
         self._first: tuple[int, float] | None = None  # step and time of the first report, behind the compilation
         self._start = start
         self._bar = self._make_bar() if main and self._stream.isatty() else None
@@ -198,7 +207,7 @@ class Progress:
             return
         text = self._text(step, metrics)
         if self._bar is None:
-            print(f"step {step}/{self._total}  {text}", file=self._stream, flush=True)
+            print(f"{self._unit} {step}/{self._total}  {text}", file=self._stream, flush=True)
         else:
             self._bar.update(self._bar.task_ids[0], completed=step, text=text)
 

@@ -150,6 +150,13 @@ def test_progress_prints_a_line_with_the_time_to_go(monkeypatch):
     ]
 
 
+def test_progress_names_what_it_counts():
+    stream = io.StringIO()
+    with Progress(4, ("loss",), stream=stream, unit="answers") as progress:
+        progress.report(2, {"loss": 0.5})
+    assert stream.getvalue() == "answers 2/4  loss 0.5\n"
+
+
 def test_progress_draws_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jaxrlhf.config_checks import check, not_negative, positive
+from jaxrlhf.config_checks import Condition, check, not_negative, positive
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.models.config import ComputeConfig, DType
 from jaxrlhf.sharding.config import MeshConfig
@@ -13,30 +13,76 @@ from jaxrlhf.sharding.config import MeshConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How answers are drawn.
+    r"""How answers are drawn.
 
     Attributes:
         max_new_tokens: tokens of the longest answer, positive.
+        min_new_tokens: tokens that an answer has before an end-of-sequence token may end it, from 0 to max_new_tokens.
         temperature: divides the logits, not negative; 0 takes the most likely token.
         top_k: draws among the k most likely tokens, not negative; 0 means all.
         top_p: draws among the fewest tokens whose probability reaches p, in (0, 1].
+        min_p: draws among tokens at least min_p times as probable as the most likely one, in [0, 1]; 0 means all.
+        repetition_penalty: makes tokens that the prompt or the answer holds already less likely, by dividing their
+            positive logits and multiplying their negative ones; positive, 1 changes nothing.
+        forbidden: tokens that are never drawn, each by its name in the vocabulary, or as text that is one token, as in
+            'sampling.forbidden=["<unk>", " never"]'.
+        stop: texts that end an answer, as in 'sampling.stop=["\n\n", "Human:"]'. An answer ends with the token that
+            completes one, and its text before the first.
         seed: of the draws, not negative.
+        draw: "gumbel", which rounding hardly ever changes, or "cumulative", which needs one random number a token.
+        slots: answers of a batch that are decoded side by side, positive; as one ends, the next begins. None means all.
+        chunk: tokens of an answer between two looks at it, which stop strings and progress wait for, positive.
     """
 
     max_new_tokens: int = 128
+    min_new_tokens: int = 0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    forbidden: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
     seed: int = 0
+    draw: Literal["gumbel", "cumulative"] = "gumbel"
+    slots: int | None = None
+    chunk: int = 64
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks ranges, and that what is given has an effect."""
+        given = [name for name in _OF_DRAWS if getattr(self, name) != getattr(SamplingConfig, name)]
         check(
             self,
-            *positive(self, "max_new_tokens"),
-            *not_negative(self, "temperature", "top_k", "seed"),
+            *positive(self, "max_new_tokens", "repetition_penalty", "slots", "chunk"),
+            *not_negative(self, "min_new_tokens", "temperature", "top_k", "seed"),
             (0 < self.top_p <= 1, f"top_p={self.top_p} must lie in (0, 1]"),
+            (0 <= self.min_p <= 1, f"min_p={self.min_p} must lie in [0, 1]"),
+            (
+                self.min_new_tokens <= self.max_new_tokens,
+                f"min_new_tokens={self.min_new_tokens} must be at most max_new_tokens={self.max_new_tokens}",
+            ),
+            (all(self.forbidden), f"forbidden={[*self.forbidden]} holds an empty text, which is no token"),
+            (
+                all(self.stop) and "\ufffd" not in "".join(self.stop),
+                f"stop={[*self.stop]} must hold texts that are not empty, without U+FFFD, which is no text",
+            ),
+            (
+                self.temperature != 0 or not given,
+                f"{', '.join(given)}: no effect at temperature=0, which draws nothing; leave out",
+            ),
         )
+
+
+_OF_DRAWS = ("top_k", "top_p", "min_p", "draw", "seed")
+"""The options of `SamplingConfig` that choose among several tokens."""
+
+
+def slots_are_used(sampling: SamplingConfig, answers: int) -> Condition:
+    """The condition that as many answers as there are slots, where a number is asked for, are drawn at once."""
+    slots = sampling.slots
+    return slots is None or slots <= answers, (
+        f"sampling.slots={slots} has no effect on {answers} answers, which are all that are drawn at once; leave it out"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +114,8 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        check(self, *positive(self, "answers", "batch_size"))
+        slots = slots_are_used(self.sampling, self.answers * self.batch_size)
+        check(self, *positive(self, "answers", "batch_size"), slots)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +195,7 @@ class BestOfNConfig:
         check(
             self,
             *positive(self, "batch_size"),
+            slots_are_used(self.sampling, self.answers * self.batch_size),
             (self.answers > 1, f"answers={self.answers} leaves nothing to choose among; use 2 or more"),
             (
                 self.sampling.temperature > 0,
@@ -201,6 +249,7 @@ class EvaluateConfig:
         check(
             self,
             *positive(self, "batch_size"),
+            slots_are_used(self.sampling, self.batch_size),
             (
                 self.measure not in ("perplexity", "accuracy") or not given,
                 f"{', '.join(given)}: no effect on measure={self.measure}; leave out",

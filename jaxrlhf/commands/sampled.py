@@ -16,17 +16,16 @@ from jax.sharding import Mesh
 
 from jaxrlhf.commands.config import BestOfNConfig, GenerateConfig, SamplingConfig
 from jaxrlhf.commands.files import write_rows
+from jaxrlhf.commands.sampling import AnsweredBatch, Watch, make_answer
 from jaxrlhf.data.config import DataConfig, DatasetConfig
-from jaxrlhf.data.encoder import answer_texts
 from jaxrlhf.data.index import Index
 from jaxrlhf.data.indexing import build_index
 from jaxrlhf.data.loader import Loader
 from jaxrlhf.data.rowlog import Row
 from jaxrlhf.data.sources import Source
-from jaxrlhf.generation.sampler import make_sampler
 from jaxrlhf.models.attention import check_attention
 from jaxrlhf.models.config import ComputeConfig
-from jaxrlhf.models.decoder import make_model, unstack_layers
+from jaxrlhf.models.decoder import make_model
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.sharding.place import place_batch, process_rows, to_host
@@ -58,30 +57,14 @@ class Prompts:
         return [extra["prompt"] for extra in self.loader.index.extras]
 
     @property
+    def count(self) -> int:
+        """Number of prompts, N."""
+        return self.loader.index.units
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest prompt."""
         return self.loader.index.report.longest
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AnsweredBatch:
-    """K answers to each of the n prompts of a batch, padding rows left out but for those on the mesh.
-
-    Attributes:
-        rows: [n] the prompts as `Index.extras` has them.
-        completions: [n][K] answers as text, without special tokens.
-        lengths: [n, K] tokens drawn, the end-of-sequence token among them.
-        terminated: [n, K] bool, whether the answer ended by itself.
-        prompts: the prompts on the mesh, one row for each answer.
-        samples: the answers on the mesh.
-    """
-
-    rows: Sequence[Row]
-    completions: list[list[str]]
-    lengths: np.ndarray
-    terminated: np.ndarray
-    prompts: PromptBatch
-    samples: Samples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +134,13 @@ def log_report(index: Index) -> None:
 
 
 def sample_batches(
-    policy: Start, prompts: Prompts, sampling: SamplingConfig, *, compute: ComputeConfig, answers: int = 1
+    policy: Start,
+    prompts: Prompts,
+    sampling: SamplingConfig,
+    *,
+    compute: ComputeConfig,
+    answers: int = 1,
+    watch: Watch | None = None,
 ) -> Iterator[AnsweredBatch]:
     """Samples answers to each prompt, and yields them batch by batch, in the order of the prompts.
 
@@ -163,27 +152,19 @@ def sample_batches(
         sampling: how answers are drawn.
         compute: how the model is computed.
         answers: K, answers to each prompt.
+        watch: sees the answers of a batch while they are drawn.
 
     Raises:
-        ValueError: if the longest prompt and its answer have more tokens than the policy has positions.
+        ValueError: if the longest prompt and its answer have more tokens than the policy has positions, or a forbidden
+            token is none.
     """
     check_positions(policy, prompts.longest + sampling.max_new_tokens, _SHORTEN)
-    sample = make_sampler(
-        make_model(policy.config, compute),
-        eos_ids=policy.eos_ids,
-        max_new_tokens=sampling.max_new_tokens,
-        answers=answers,
-        prepare=unstack_layers,
-    )
+    answer = make_answer(policy, sampling, compute=compute, answers=answers)
     key = jax.random.key(sampling.seed)
     size, rows = prompts.loader.batch_size, prompts.loader.index.extras
     for number, batch in enumerate(prompts.loader.eval_batches()):
-        placed = place_batch(batch, prompts.mesh)
-        drawn = sample(
-            policy.params, placed, key, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
-        )
-        repeated = jax.tree.map(lambda leaf: leaf.repeat(answers, axis=0), placed)
-        yield _read(repeated, drawn, policy.tokenizer, rows[number * size : (number + 1) * size], answers)
+        own = rows[number * size : (number + 1) * size]
+        yield answer(place_batch(batch, prompts.mesh), own, key, watch=watch)
 
 
 def sample_answers(
@@ -192,18 +173,6 @@ def sample_answers(
     """Samples answers to each prompt, as `sample_batches`, and keeps them all."""
     batches = sample_batches(policy, prompts, sampling, compute=compute, answers=answers)
     return Answered(prompts=prompts, batches=list(batches))
-
-
-def log_answers(batches: Iterable[AnsweredBatch], prompts: Prompts) -> Iterator[AnsweredBatch]:
-    """Hands batches on, and logs after each how far it is and how many answers are cut off or empty."""
-    written = cut = empty = 0
-    for batch in batches:
-        yield batch
-        written += len(batch.rows)
-        cut += int((~batch.terminated).sum())
-        empty += sum(not text.strip() for texts in batch.completions for text in texts)
-        total = prompts.loader.index.units
-        log.info("answered %d of %d prompts; %d answers cut off, %d empty", written, total, cut, empty)
 
 
 def score_answers(scorer: Start, answered: Answered, *, compute: ComputeConfig) -> np.ndarray:
@@ -236,22 +205,6 @@ def answer_logprobs(policy: Start, answered: Answered, *, compute: ComputeConfig
 
     parts = [_real(batch, run(policy.params, batch.prompts, batch.samples)) for batch in answered.batches]
     return np.concatenate(parts)
-
-
-def _read(prompts: PromptBatch, samples: Samples, tokenizer: Any, rows: Sequence[Row], answers: int) -> AnsweredBatch:
-    """Decodes the answers to the prompts of a batch, which are its first; the others are padding."""
-    count = len(rows) * answers
-    tokens, mask, terminated = (part[:count] for part in to_host((samples.tokens, samples.mask, samples.terminated)))
-    lengths = mask.sum(axis=1)
-    texts = answer_texts(tokenizer, tokens, lengths, terminated)
-    return AnsweredBatch(
-        rows=rows,
-        completions=[texts[i : i + answers] for i in range(0, len(texts), answers)],
-        lengths=lengths.reshape(-1, answers),
-        terminated=terminated.reshape(-1, answers),
-        prompts=prompts,
-        samples=samples,
-    )
 
 
 def _real(batch: AnsweredBatch, values: jax.Array) -> np.ndarray:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from jaxrlhf.commands.sampled import AnsweredBatch, batch_scorer
+from jaxrlhf.commands.sampled import batch_scorer
+from jaxrlhf.commands.sampling import AnsweredBatch
 from jaxrlhf.data.rowlog import Row
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.rewards.functions import RewardFn, call_rewards

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -154,12 +154,24 @@ def encode(encoder: Encoder, sequences: Sequence[Sequence[Piece]]) -> list[Encod
     return [_join(encoder, [(piece, next(remaining)) for piece in sequence]) for sequence in sequences]
 
 
+def answer_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[np.ndarray], str]:
+    """Builds the function that decodes ids [n] of an answer so that they continue a prompt, without special tokens.
+
+    Decoded alone, an answer would lose the space that it begins with to tokenizers that put one before each text.
+    """
+    anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
+    start = str(tokenizer.decode(anchor, skip_special_tokens=True))  # "" if the tokenizer does not know the letter
+
+    def decode(ids: np.ndarray) -> str:
+        return str(tokenizer.decode([*anchor, *ids.tolist()], skip_special_tokens=True)).removeprefix(start)
+
+    return decode
+
+
 def answer_texts(
     tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, lengths: np.ndarray, terminated: np.ndarray
 ) -> list[str]:
     """Decodes answers so that each continues its prompt, as `split_answer` reads it.
-
-    Decoded alone, an answer would lose the space that it begins with to tokenizers that put one before each text.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -171,11 +183,24 @@ def answer_texts(
     Returns:
         The texts, without special tokens.
     """
-    answers = [row[:end] for row, end in zip(tokens, lengths - terminated, strict=True)]
-    anchor = tokenizer("a", add_special_tokens=False)["input_ids"]
-    start = str(tokenizer.decode(anchor, skip_special_tokens=True))  # "" if the tokenizer does not know the letter
-    texts = tokenizer.batch_decode([[*anchor, *answer] for answer in answers], skip_special_tokens=True)
-    return [text.removeprefix(start) for text in texts]
+    decode = answer_decoder(tokenizer)
+    return [decode(row[:end]) for row, end in zip(tokens, lengths - terminated, strict=True)]
+
+
+def token_named(encoder: Encoder, text: str) -> int:
+    """The id of a token that is named in the vocabulary, or of the one token that a text is in the middle of another.
+
+    Raises:
+        ValueError: if the text is none, or several.
+    """
+    known = encoder.tokenizer.get_vocab().get(text)
+    if known is not None:
+        return known
+    (ids,) = _tokenize(encoder, [text], True, False)
+    if len(ids) == 1 and answer_decoder(encoder.tokenizer)(np.array(ids)).strip() == text.strip():  # and is not unknown
+        return ids[0]
+    names = encoder.tokenizer.convert_ids_to_tokens(ids)
+    raise ValueError(f"{shown(text)} is not one token of the vocabulary but {names}; name one")
 
 
 def _join(encoder: Encoder, pieces: list[tuple[Piece, list[int]]]) -> Encoded:

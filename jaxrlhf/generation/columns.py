@@ -13,7 +13,7 @@ import numpy as np
 from jaxrlhf.generation.slots import Slots
 from jaxrlhf.types import KVCache
 
-_LEAST = 128
+_LEAST = 64
 """Columns below which it does not pay to have fewer."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+from typing import Literal
 
 from jaxrlhf.config_checks import Condition, check, not_negative, positive
 from jaxrlhf.trainers.config import TrainConfig
@@ -21,15 +22,21 @@ class RolloutConfig:
         max_new_tokens: tokens of the longest answer, positive.
         temperature: divides the logits, of the log-probabilities in the losses too; positive.
         answers: answers to each prompt of a batch, positive. A prompt is prefilled once.
+        draw: "gumbel", which rounding hardly ever changes, or "cumulative", which needs one random number a token.
+        slots: answers of a batch that are decoded side by side, positive; as one ends, the next begins. None means all.
+        chunk: tokens of an answer between two looks at which slots are free, positive.
     """
 
     max_new_tokens: int = 64
     temperature: float = 1.0
     answers: int = 1
+    draw: Literal["gumbel", "cumulative"] = "gumbel"
+    slots: int | None = None
+    chunk: int = 64
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        check(self, *positive(self, "max_new_tokens", "temperature", "answers"))
+        check(self, *positive(self, "max_new_tokens", "temperature", "answers", "slots", "chunk"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +75,7 @@ class RolloutTrainConfig(TrainConfig, abc.ABC):
     def __post_init__(self) -> None:
         """Checks ranges and combinations."""
         super().__post_init__()
-        check(self, *not_negative(self, "samples_every"), self._judges_whole_parts())
+        check(self, *not_negative(self, "samples_every"), self._judges_whole_parts(), self._uses_slots())
 
     @property
     @abc.abstractmethod
@@ -95,6 +102,12 @@ class RolloutTrainConfig(TrainConfig, abc.ABC):
         return rows % (updates * max(1, self.micro_batches)) == 0, (
             f"mini_batches={updates} x micro_batches={self.micro_batches} does not divide the {rows} answers of a step "
             f"(batch_size={self.batch_size} x rollout.answers={self.rollout.answers})"
+        )
+
+    def _uses_slots(self) -> Condition:
+        slots, most = self.rollout.slots, max(self.batch_size, self.eval_rows) * self.rollout.answers
+        return slots is None or slots <= most, (
+            f"rollout.slots={slots} has no effect on {most} answers, which are all that are drawn at once; leave it out"
         )
 
     def _judges_whole_parts(self) -> Condition:

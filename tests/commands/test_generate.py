@@ -31,10 +31,10 @@ def read(path):
 def answer(write, tmp_path):
     """Answers rows greedily with the policy of known answers, and returns the path of the answers."""
 
-    def run(rows, template=None, **fields):
+    def run(rows, template=None, sampling=GREEDY, **fields):
         model = chain_folder(tmp_path / "model", SUCCESSORS, template)
         dataset, out = write("prompts.jsonl", rows), tmp_path / "new" / "answers.jsonl"
-        config = GenerateConfig(model=model, dataset=dataset, out=str(out), batch_size=8, sampling=GREEDY, **fields)
+        config = GenerateConfig(model=model, dataset=dataset, out=str(out), batch_size=8, sampling=sampling, **fields)
         generate.run(config)
         return out
 
@@ -73,6 +73,16 @@ def test_a_row_says_whether_its_answer_was_cut_off(answer):
     assert read(answer([{"prompt": "the room"}, {"prompt": "it rained"}])) == [
         {"prompt": "the room", "completion": ENDED, "terminated": True},
         {"prompt": "it rained", "completion": CUT, "terminated": False},
+    ]
+
+
+def test_an_answer_ends_before_a_stop_string(answer):
+    rows = [{"prompt": "the room"}, {"prompt": "it rained"}, {"prompt": "fine"}]
+    path = answer(rows, sampling=dataclasses.replace(GREEDY, stop=("never", "outside outside", "as fi"), chunk=2))
+    assert read(path) == [
+        {"prompt": "the room", "completion": "w", "terminated": True},
+        {"prompt": "it rained", "completion": "", "terminated": True},
+        {"prompt": "fine", "completion": "", "terminated": True},
     ]
 
 
@@ -132,14 +142,12 @@ def test_a_file_that_exists_is_kept(tmp_path):
     assert ranked.read_text() == "ranks"
 
 
-def test_progress_is_reported(answer, caplog):
-    caplog.set_level("INFO")
+def test_progress_is_reported(answer, capsys):
     answer([{"prompt": "the room"}, {"prompt": "it rained"}, {"prompt": "hotel"}] * 4)
-    counts = [message for message in caplog.messages if message.startswith("answered")]
-    assert counts == [
-        "answered 8 of 12 prompts; 3 answers cut off, 2 empty",
-        "answered 12 of 12 prompts; 4 answers cut off, 4 empty",
-    ]
+    counts = [line.split("  ") for line in capsys.readouterr().err.splitlines() if line.startswith("answers")]
+    assert [line[0] for line in counts] == ["answers 8/12", "answers 12/12"]
+    assert [line[-2:] for line in counts] == [["cut off 3", "empty 2"], ["cut off 4", "empty 4"]]
+    assert all(line[-3].endswith(" tok/s") for line in counts)
 
 
 def test_bad_numbers_are_refused():

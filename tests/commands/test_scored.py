@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf.commands import scored
-from jaxrlhf.commands.sampled import AnsweredBatch
+from jaxrlhf.commands.sampling import AnsweredBatch
 from jaxrlhf.commands.scored import make_scorer, weighted_total
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.steps.experience import total_scores

@@ -3,7 +3,7 @@ import pytest
 
 from jaxrlhf.data import chat
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.data.encoder import answer_texts, encode, make_encoder, with_template
+from jaxrlhf.data.encoder import answer_texts, encode, make_encoder, token_named, with_template
 from tests.data.tokenizers import CHATML, byte_level, prefixing
 
 
@@ -48,3 +48,24 @@ def test_what_ends_an_answer_is_no_part_of_its_text_even_where_it_is_a_word():
     ids = np.array([tokenizer("hello no", add_special_tokens=False)["input_ids"]], np.int32)
     whole, ended = (answer_texts(tokenizer, ids, np.array([ids.size]), np.array([ends])) for ends in (False, True))
     assert whole == ["hello no"] and whole[0].startswith(ended[0]) and len(ended[0]) < len(whole[0])
+
+
+@pytest.mark.parametrize(("tokenizer", "space"), [(byte_level(), "\u0120"), (prefixing(), "\u2581")])
+def test_a_token_is_named_as_in_the_vocabulary_or_as_text(tokenizer, space):
+    encoder, vocabulary = make_encoder(tokenizer, DataConfig()), tokenizer.get_vocab()
+    name = f"{space}t" if space == "\u0120" else f"{space}a"
+    assert token_named(encoder, name) == token_named(encoder, name.replace(space, " ")) == vocabulary[name]
+    assert token_named(encoder, "</s>") == tokenizer.eos_token_id
+    assert token_named(encoder, "a") == vocabulary["a"]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "found"),
+    [
+        (byte_level(), "hello no", "'hello no' is not one token of the vocabulary but .'hello'"),
+        (prefixing(), "Z", "'Z' is not one token of the vocabulary but .'<unk>'"),
+    ],
+)
+def test_a_text_that_is_no_token_is_none(tokenizer, text, found):
+    with pytest.raises(ValueError, match=found):
+        token_named(make_encoder(tokenizer, DataConfig()), text)

@@ -71,6 +71,9 @@ def ppo(**fields: Any) -> PPOConfig:
         (kto, {"eval_batch_size": 1}, "eval_batch_size=1 leaves no other row"),
         (ppo, {"samples_every": -1}, "samples_every=-1 must not be negative"),
         (ppo, {"micro_batches": 5}, "micro_batches=5 does not divide the 32 answers of a step"),
+        (ppo, {"rollout": RolloutConfig(slots=33)}, "rollout.slots=33 has no effect on 32 answers"),
+        (RolloutConfig, {"slots": 0, "chunk": 0}, "slots=0 must be positive; chunk=0 must be positive"),
+        (RolloutConfig, {"draw": "gumble"}, "draw='gumble' is unknown.*did you mean 'gumbel'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(config, fields, message):
