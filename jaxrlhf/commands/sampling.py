@@ -88,6 +88,8 @@ def make_answer(policy: Start, sampling: SamplingConfig, *, compute: ComputeConf
         draw=sampling.draw,
     )
 
+    params = sampler.prepare(policy.params)
+
     def answer(
         prompts: PromptBatch,
         rows: Sequence[Row],
@@ -101,7 +103,7 @@ def make_answer(policy: Start, sampling: SamplingConfig, *, compute: ComputeConf
             settings, max_new_tokens=longest, min_new_tokens=min(longest, sampling.min_new_tokens)
         )
         listen = _listener(policy, sampling.stop, longest, watch)
-        samples = sampler(policy.params, prompts, key, own, listen=listen)
+        samples = sampler(params, prompts, key, own, listen=listen)
         repeated = jax.tree.map(lambda leaf: leaf.repeat(answers, axis=0), prompts)
         return _read(repeated, samples, policy, rows, answers, sampling.stop)
 

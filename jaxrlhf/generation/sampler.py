@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,12 @@ from jaxrlhf.types import Model, Params, PromptBatch, Samples
 
 _NARROWEST = 16  # columns of prompts that are prefilled together
 _PATIENCE = 16  # a chunk ends for waiting requests when one slot in so many is free
+
+
+class Prepared(NamedTuple):
+    """Parameters in the form that the programs read, see `Sampler.prepare`."""
+
+    params: Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,9 +112,13 @@ class Sampler:
         self._finish = jax.jit(functools.partial(_finish, answers), out_shardings=out_shardings)
         self.steps = 0
 
+    def prepare(self, params: Params) -> Prepared:
+        """Parameters for several calls, which would else make this copy of them at each; it stays beside them."""
+        return Prepared(self._prepare(params))
+
     def __call__(
         self,
-        params: Params,
+        params: Params | Prepared,
         prompts: PromptBatch,
         key: jax.Array,
         settings: SamplingSettings | None = None,
@@ -118,7 +128,7 @@ class Sampler:
         """Answers prompts.
 
         Args:
-            params: the policy's parameters.
+            params: the policy's parameters, or what `prepare` made of them.
             prompts: `PromptBatch` of B prompts. A row without tokens gets no answer.
             key: typed key, consumed.
             settings: `SamplingSettings` for all answers, or with arrays of B * K rows; None means the defaults.
@@ -130,11 +140,11 @@ class Sampler:
         rows = prompts.tokens.shape[0] * self._shape.answers
         settings = per_row(SamplingSettings() if settings is None else settings, rows, self._shape.max_new_tokens)
         requests = Requests(keys=self._keys(key, prompts.row_ids, self._shape.answers), settings=settings)
-        params, slots = self._prepare(params), self._shape.slots
+        prepared, slots = params if isinstance(params, Prepared) else self.prepare(params), self._shape.slots
         if slots is None or slots >= rows:
-            answers = self._together(params, prompts, requests, listen)
+            answers = self._together(prepared.params, prompts, requests, listen)
         else:
-            answers = self._in_turns(params, prompts, requests, listen, slots)
+            answers = self._in_turns(prepared.params, prompts, requests, listen, slots)
         return self._finish(answers, prompts)
 
     def _together(self, params: Params, prompts: PromptBatch, requests: Requests, listen: Listener | None) -> Answers:

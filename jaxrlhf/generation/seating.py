@@ -36,8 +36,9 @@ def seat_all(model: Model, params: Params, store: Prefilled, requests: Requests,
     missing = columns - store.cache.columns
 
     def widen(part: jax.Array) -> jax.Array:
-        part = jnp.repeat(part, answers, axis=part.ndim - 4) if answers > 1 else part
-        return jnp.pad(part, [(0, 0)] * (part.ndim - 2) + [(0, missing), (0, 0)])
+        # In this order, since what is between may be in memory too.
+        part = jnp.pad(part, [(0, 0)] * (part.ndim - 2) + [(0, missing), (0, 0)])
+        return jnp.repeat(part, answers, axis=part.ndim - 4) if answers > 1 else part
 
     tokens, there = (jnp.repeat(part, answers, axis=0) for part in (store.tokens, store.there))
     cache = KVCache(
@@ -108,13 +109,19 @@ def seat(
     result, idle, before = collect(result, slots), slots.going.shape[0], store.cache.columns
     placed = jnp.sum(targets < idle)
 
+    def everywhere(kept: jax.Array) -> jax.Array:
+        return constrain(kept, *(None,) * (kept.ndim - 3), "tensor", None, None)
+
+    # Any device may have the slot that takes a prompt; within the loop the whole store would be gathered for each.
+    stored = jax.tree.map(everywhere, (store.cache.keys, store.cache.values))
+
     def copy(i: jax.Array, parts: tuple) -> tuple:
         def one(old: jax.Array, kept: jax.Array) -> jax.Array:
             row = jax.lax.dynamic_index_in_dim(kept, sources[i], axis=old.ndim - 4)
             at = (targets[i], 0, slots.cache.index - before, 0)
             return jax.lax.dynamic_update_slice(old, row.astype(old.dtype), (0,) * (old.ndim - 4) + at)
 
-        return jax.tree.map(one, parts, (store.cache.keys, store.cache.values))
+        return jax.tree.map(one, parts, stored)
 
     keys, values = jax.lax.fori_loop(0, placed, copy, (slots.cache.keys, slots.cache.values))
 

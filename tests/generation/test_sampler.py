@@ -97,6 +97,14 @@ def test_another_key_gives_other_answers_and_the_same_key_the_same():
     assert (first != other).sum() > 4
 
 
+def test_prepared_parameters_serve_several_calls():
+    sample, params = Sampler(POLICY, max_new_tokens=LENGTH), player_params()
+    prepared = sample.prepare(params)
+    for seed in range(2):
+        prompts, key = random_prompts(3, seed=seed), jax.random.key(seed)
+        np.testing.assert_array_equal(sample(prepared, prompts, key).tokens, sample(params, prompts, key).tokens)
+
+
 def decode(prompts: PromptBatch, settings: SamplingSettings = ENDING, **options: Any) -> Samples:
     sample = Sampler(POLICY, **{"max_new_tokens": LENGTH, **options})
     return sample(player_params(), prompts, KEY, settings)
