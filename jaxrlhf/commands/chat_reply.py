@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jaxrlhf.commands.sampling import make_answer
 from jaxrlhf.data.chat import split_prompt
 from jaxrlhf.data.encoder import Encoder, answer_decoder, encode
 from jaxrlhf.data.fields import Text
+from jaxrlhf.generation.prompts import pad_prompts
 from jaxrlhf.generation.stopping import Decode, GrowingText, before_beginning, before_stop
 from jaxrlhf.sharding.mesh import BATCH_AXES, axis_size
 from jaxrlhf.sharding.place import place_batch
@@ -126,7 +127,4 @@ def _prompt(ids: np.ndarray, rows: int, number: int) -> PromptBatch:
     width = _NARROWEST
     while width < len(ids):
         width *= 2
-    tokens, segment_ids = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.int32)
-    tokens[0, width - len(ids) :], segment_ids[0, width - len(ids) :] = ids, 1
-    batch: Any = {"tokens": tokens, "segment_ids": segment_ids, "row_ids": np.full(rows, number, np.int32)}
-    return PromptBatch(**batch)
+    return pad_prompts([ids.tolist(), *[[]] * (rows - 1)], width=width, row_ids=[number] * rows)
