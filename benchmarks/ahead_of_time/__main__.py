@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ahead_of_time head|train`: measures, prints, and writes benchmarks/results/ahead_of_time.*."""
+"""`python -m benchmarks.ahead_of_time head|train|decode`: prints, and writes `benchmarks/results/ahead_of_time.*`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from typing import Any
 
 import jax
 
+from benchmarks.ahead_of_time.decode import CHUNK, decode_rows, decode_table
+from benchmarks.ahead_of_time.decode import MODEL as DECODED
 from benchmarks.ahead_of_time.head import TOKENS as HEAD_TOKENS
 from benchmarks.ahead_of_time.head import WANT, head_rows, head_table
 from benchmarks.ahead_of_time.train import MODEL, TOKENS, train_rows, train_table
 
 RESULTS = Path(__file__).parents[1] / "results" / "ahead_of_time.json"
-PARTS = {"head": (head_rows, head_table), "train": (train_rows, train_table)}
+PARTS = {"head": (head_rows, head_table), "train": (train_rows, train_table), "decode": (decode_rows, decode_table)}
 HEADINGS = {
     "train": f"SFT of {MODEL.num_layers} layers of width {MODEL.hidden_size}, {MODEL.vocab_size} words, bfloat16, "
     f"a row of {TOKENS} tokens a device: bytes a device",
+    "decode": f"The sampler, {DECODED.num_layers} layers of width {DECODED.hidden_size}, {DECODED.vocab_size} words, "
+    f"bfloat16, chunks of {CHUNK} steps: bytes a device",
     "head": f"Temporaries of the head, {HEAD_TOKENS} tokens, bfloat16, {', '.join(WANT)} wanted",
 }
 
 
 def main(name: str) -> None:
-    """Measures one part; the other keeps what was found before."""
+    """Measures one part; the others keep what was found before."""
     found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     measure, _ = PARTS[name]
     found[name] = {"versions": {"jax": jax.__version__, "libtpu": version("libtpu")}, "rows": measure()}
@@ -33,7 +37,7 @@ def main(name: str) -> None:
 
 
 def _markdown(found: dict[str, Any]) -> str:
-    title = "# Compiled for devices that were not there\n\n`python -m benchmarks.ahead_of_time head|train`"
+    title = f"# Compiled for devices that were not there\n\n`python -m benchmarks.ahead_of_time {'|'.join(PARTS)}`"
     sections = [title]
     for name, (_, table) in PARTS.items():
         if name in found:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.generation.filters import processed_logits
 from jaxrlhf.generation.settings import SamplingSettings
+from jaxrlhf.sharding.mesh import target_platform
 
 DrawMethod = Literal["gumbel", "cumulative"]
 
@@ -107,7 +108,9 @@ def _first_past(chances: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def _argmax(values: jax.Array) -> jax.Array:
-    """`jnp.argmax` of each row [B, V], block by block: XLA's CPU compiler vectorises a max, but no argmax."""
+    """`jnp.argmax` of each row [B, V], on CPU block by block: its compiler vectorises a max, but no argmax."""
+    if target_platform() != "cpu":  # words may be divided over devices, and blocks would be gathered
+        return jnp.argmax(values, axis=1).astype(jnp.int32)
     blocks = _blocks(values, -jnp.inf)
     block = jnp.argmax(jnp.max(blocks, axis=2), axis=1).astype(jnp.int32)
     return block * _BLOCK + jnp.argmax(_block(blocks, block), axis=1).astype(jnp.int32)

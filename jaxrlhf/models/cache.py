@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxrlhf.models.config import ModelConfig
-from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
+from jaxrlhf.sharding.mesh import BATCH_AXES, constrain, target_platform
 from jaxrlhf.types import KVCache
 
 
@@ -21,8 +22,8 @@ def make_cache(config: ModelConfig, batch: int, length: int, dtype: Any, *, stac
         batch: rows, B.
         length: columns of a row, S: prompt and answer together.
         dtype: of keys and values.
-        stacked: whether one array holds all layers, for a loop over layers, or each has its own. On CPU a layer's part
-            of a stacked array would be copied at every step; for accelerators a loop compiles to less.
+        stacked: whether one array holds all layers, for a loop over layers, or each has its own. On CPUs and GPUs a
+            layer's part of a stacked array would be copied at every step; on TPUs it is not, and a loop compiles fast.
 
     Returns:
         `KVCache` with S empty columns, all rows starting at the first.
@@ -95,4 +96,9 @@ def read_layer(cache: KVCache, layer: jax.Array | int) -> tuple[jax.Array, jax.A
 
 
 def _put(old: jax.Array, new: jax.Array, start: Any) -> jax.Array:
-    return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
+    written = jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
+    if target_platform() != "tpu":
+        return written
+    # Else the compiler lays the cache out for the write of a column: rows beside the head's width. It then turns all of
+    # it before and after the loop, which takes a second cache, and each layer again before the products.
+    return with_layout_constraint(written, Layout(major_to_minor=tuple(range(written.ndim))))

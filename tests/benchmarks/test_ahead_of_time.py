@@ -7,10 +7,53 @@ import numpy as np
 import pytest
 
 from benchmarks.ahead_of_time import compile_for, devices, mesh_for
+from benchmarks.ahead_of_time.decode import MODEL as DECODED
+from benchmarks.ahead_of_time.decode import compile_chunk, decode_table
 from benchmarks.ahead_of_time.head import IMPLEMENTATIONS, Size, head_table, program
+from benchmarks.ahead_of_time.hlo import Program, exchanged
 from benchmarks.ahead_of_time.targets import bytes_wanted
 from benchmarks.ahead_of_time.train import MODEL, compile_step, train_table
 from jaxrlhf.models.config import ComputeConfig
+
+LOOP = """HloModule tiny
+
+%moved (p: bf16[4,8,16], at: s32[]) -> f32[1,8,16] {
+  %p = bf16[4,8,16]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %next = s32[] add(%at, %at)
+  %part = bf16[1,8,16]{2,1,0} dynamic-slice(%p, %next, %at, %at), dynamic_slice_sizes={1,8,16}
+  ROOT %wide = f32[1,8,16]{2,1,0} convert(%part)
+}
+
+%written (p: bf16[4,8,16], new: bf16[1,8,16], at: s32[]) -> bf16[4,8,16] {
+  %p = bf16[4,8,16]{2,1,0} parameter(0)
+  %new = bf16[1,8,16]{2,1,0} parameter(1)
+  %at = s32[] parameter(2)
+  ROOT %put = bf16[4,8,16]{2,1,0} dynamic-update-slice(%p, %new, %at, %at, %at)
+}
+
+%layer (carry: (s32[], bf16[4,8,16])) -> (s32[], bf16[4,8,16]) {
+  %carry = (s32[], bf16[4,8,16]{2,1,0}) parameter(0)
+  %cache = bf16[4,8,16]{2,1,0} get-tuple-element(%carry), index=1
+  %slice.1 = f32[1,8,16]{2,1,0} fusion(%cache, %at), kind=kLoop, calls=%moved
+  %near = f32[1,8,16]{2,1,0:T(8,128)S(1)} fusion(%cache, %at), kind=kLoop, calls=%moved
+  %sum = bf16[1,8,16]{2,1,0} all-reduce(%slice.1), to_apply=%add
+  %put = bf16[4,8,16]{2,1,0} fusion(%cache, %sum, %at), kind=kLoop, calls=%written
+  ROOT %out = (s32[], bf16[4,8,16]{2,1,0}) tuple(%at, %put)
+}
+
+%step (carry: (s32[], bf16[4,8,16])) -> (s32[], bf16[4,8,16]) {
+  %carry = (s32[], bf16[4,8,16]{2,1,0}) parameter(0)
+  %logits = f32[8,64]{1,0} add(%at, %at)
+  ROOT %layers = (s32[], bf16[4,8,16]{2,1,0}) while(%carry), condition=%test, body=%layer
+}
+
+ENTRY %main (keys: bf16[4,8,16]) -> (s32[], bf16[4,8,16]) {
+  %turned = bf16[4,8,16]{0,1,2} copy(%keys)
+  %start = (s32[], bf16[4,8,16]{2,1,0}) tuple(%zero, %turned)
+  ROOT %steps = (s32[], bf16[4,8,16]{2,1,0}) while(%start), condition=%test, body=%step
+}
+"""
 
 
 def test_unknown_targets_are_named():
@@ -54,6 +97,40 @@ def test_tables_have_a_line_for_each_row():
     assert train_table([train])[2:] == ["| v5e:2x4 | full | splash | 1.00 | 1.50 | 3 all-gather |"]
     lost = train | {"fits": False, "arguments": None, "attention": "", "collectives": {}}
     assert train_table([lost])[2:] == ["| v5e:2x4 | full |  |  | 1.50 (does not fit) |  |"]
+
+
+def test_what_a_step_copies_and_exchanges_is_read_from_the_program():
+    program = Program(LOOP)
+    step = program.step("bf16[4,8,16]", inner=4)
+    # In each of four layers a slice is made float32 in memory; another stays near the cores, the write is in place.
+    assert program.copied(step, least=8 * 16 * 4) == 4 * 8 * 16 * 4
+    assert program.copied(step, least=8 * 16 * 4 + 1) == 0
+    assert program.as_large(step, least=8 * 16 * 4) == ["add f32[8,64]", "fusion f32[1,8,16]"]
+    assert exchanged(step) == {"all-reduce": (4, 4 * 8 * 16 * 2)}
+    with pytest.raises(ValueError, match="no loop of the program carries f32"):
+        program.step("f32[4,8,16]")
+
+
+def test_programs_of_the_sampler_have_a_line_each():
+    row = {"target": "v5e:2x4", "mesh": "tensor 8", "program": "prefill", "slots": 8, "columns": 2047}
+    row |= {"weights": 2**31, "cache": 2**28, "arguments": 2**31, "aliased": 0, "temporaries": 2**20, "copied": None}
+    assert decode_table([row])[2:] == [
+        "| v5e:2x4 | tensor 8 | prefill | 8 x 2047 | 2.00 | 0.25 | 2.00 | 0.00 | 1 |  |  |  |  |  |"
+    ]
+    row |= {"program": "advance", "copied": 2**21, "as_large": [], "collectives": {"all-reduce": (72, 2**21)}}
+    row |= {"bound": 0.0049, "flops": None}
+    assert decode_table([row])[2].endswith(" | 1 | 2 | none | 72 all-reduce: 2.0 MiB | 4.9 |  |")
+
+
+def test_a_chunk_for_a_tpu_has_one_cache_and_reads_it_where_it_is():
+    pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu")
+    sizes = {"vocab_size": 512, "hidden_size": 256, "intermediate_size": 256, "num_layers": 2}
+    model = dataclasses.replace(DECODED, num_heads=2, num_kv_heads=1, **sizes)
+    _, cache, made = compile_chunk(mesh_for("v5e"), model, slots=64, columns=2048)
+    held, memory = cache.keys.size * 2, made.compiled.memory_analysis()
+    assert memory.alias_size_in_bytes > 2 * held and memory.temp_size_in_bytes < held / 2
+    program = Program(made.compiled.as_text())
+    assert program.as_large(program.step("bf16[2,64,1,2048,128]"), least=held // 2) == []
 
 
 def test_a_product_compiles_for_a_tpu_that_is_not_there():

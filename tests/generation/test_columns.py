@@ -15,13 +15,13 @@ from tests.players import CONFIG, POLICY, player_params
 
 def test_sizes_are_few_and_at_most_half_as_much_again():
     sizes = [bucket(needed, 10_000) for needed in range(1, 1100)]
-    assert sorted(set(sizes)) == [128, 192, 256, 384, 512, 768, 1024, 1536]
+    assert sorted(set(sizes)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536]
     assert all(needed <= size for needed, size in enumerate(sizes, start=1))
-    assert all(size <= 1.5 * needed for needed, size in enumerate(sizes, start=1) if needed > 128)
+    assert all(size <= 1.5 * needed for needed, size in enumerate(sizes, start=1) if needed > 64)
 
 
 def test_no_size_is_more_than_enough():
-    assert [bucket(needed, 150) for needed in (5, 128, 129, 150)] == [128, 128, 150, 150]
+    assert [bucket(needed, 150) for needed in (5, 64, 65, 129, 150)] == [64, 64, 96, 150, 150]
     assert bucket(3, 100, least=16) == 16 and bucket(3, 10, least=16) == 10
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,3 +43,14 @@ def test_a_layer_is_written_at_the_index_and_nowhere_else(stacked: bool):
         np.testing.assert_array_equal(found[:, :, :, 0].astype(jnp.float32), np.stack([expected] * 2))
     for other in (0, 2):
         assert not any(part.any() for part in read_layer(written, other))
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_the_layout_that_tpus_are_told_changes_no_number(stacked: bool, monkeypatch):
+    cache = cache_of(5, 3, [0, 0], stacked=stacked)
+    keys, values = (jnp.asarray(np.random.default_rng(seed).normal(size=(2, 1, 2, 8)), jnp.float32) for seed in (0, 1))
+    expected = write_layer(cache, 1, keys, values)
+    monkeypatch.setattr("jaxrlhf.models.cache.target_platform", lambda: "tpu")
+    lowered = jax.jit(write_layer, static_argnums=1).lower(cache, 1, keys, values)
+    assert lowered.as_text().count("LayoutConstraint") == 2
+    chex.assert_trees_all_equal(lowered.compile()(cache, keys, values), expected)

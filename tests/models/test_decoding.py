@@ -40,7 +40,16 @@ def test_layers_have_their_own_trees_and_the_unembedding_is_turned_on_cpu():
     np.testing.assert_array_equal(head.weight.T, params["lm_head"]["kernel"])
 
 
-def test_accelerators_keep_stacked_layers_and_read_them_in_the_dtype_of_products(monkeypatch):
+def test_gpus_have_layers_of_their_own_and_the_unembedding_as_it_was(monkeypatch):
+    monkeypatch.setattr("jaxrlhf.models.decoding.target_platform", lambda: "cuda")
+    params, model = init_params(TINY, jax.random.key(0)), make_model(TINY)
+    prepared = model.prepare(params)
+    assert len(prepared["layers"]) == TINY.num_layers and prepared["lm_head"]["kernel"] is params["lm_head"]["kernel"]
+    assert len(model.init_cache(2, 4).keys) == TINY.num_layers
+    np.testing.assert_allclose(logits(model, prepared), logits(model, params), atol=1e-6)
+
+
+def test_tpus_keep_stacked_layers_and_read_them_in_the_dtype_of_products(monkeypatch):
     monkeypatch.setattr("jaxrlhf.models.decoding.target_platform", lambda: "tpu")
     params = init_params(TINY, jax.random.key(0))
     model = make_model(TINY, ComputeConfig(dtype="bfloat16"))
