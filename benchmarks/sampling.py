@@ -2,9 +2,9 @@
 
     NPROC=1 python -m benchmarks.sampling [steps groups slots small] [--rounds 3] [--models DIR ...] [--out FILE]
 
-Everything runs in one process and one thread, in turns (A B A B ...), warmed up, and CPU-seconds are counted: others use
-this machine. The model is a random Llama of 57.9 M parameters (8 layers, width 512, 8 heads on 4, vocabulary 32,000);
-`small` samples the pretrained models of the folders beside transformers' `generate`, where torch is installed.
+Everything runs in one process and one thread, in turns (A B A B ...), warmed up, and CPU-seconds are counted: others
+use this machine. The model is a random Llama of 57.9 M parameters (8 layers, width 512, 8 heads on 4, vocabulary
+32,000); `small` samples the pretrained models of the folders beside transformers' `generate`, where torch is installed.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def steps(params: Params, rounds: int) -> Iterable[Row]:
 def limit(batch: int, count: int, columns: int, seconds: float) -> Row:
     """What reading weights and cache, and multiplying, take at the rates of this machine; `columns` on average.
 
-    The products of a step are [batch, D] x [D, F]: the rate of multiplication is that of such products where the weights
-    are in the processor's cache, the rate of reading that of a sum over 256 MiB.
+    The products of a step are [batch, D] x [D, F]: the rate of multiplication is that of such products where the
+    weights are in the processor's cache, the rate of reading that of the maximum of 256 MiB.
     """
     weights = CONFIG.num_layers * (512 * 512 * 2 + 512 * 256 * 2 + 3 * 512 * 1536) + 512 * CONFIG.vocab_size
     cache = 2 * CONFIG.num_layers * batch * columns * CONFIG.num_kv_heads * CONFIG.head_dim
@@ -100,7 +100,7 @@ def limit(batch: int, count: int, columns: int, seconds: float) -> Row:
 
 
 def read_rate() -> float:
-    """Bytes a second of a sum over an array that no cache holds."""
+    """Bytes a second of the maximum of an array that no cache holds."""
     array = jnp.ones((64, 2**20), jnp.float32)
     run = jax.jit(lambda x: jnp.max(x, axis=1))
     return array.nbytes / min(turns({"": lambda: run(array)}, 1)[""] for _ in range(5))

@@ -32,6 +32,7 @@ class SamplingConfig:
         draw: "gumbel", which rounding hardly ever changes, or "cumulative", which needs one random number a token.
         slots: answers of a batch that are decoded side by side, positive; as one ends, the next begins. None means all.
         chunk: tokens of an answer between two looks at it, which stop strings and progress wait for, positive.
+        prefill_chunk: tokens of a prompt that go through the model at once, which bounds memory; 0 means all.
     """
 
     max_new_tokens: int = 128
@@ -47,6 +48,7 @@ class SamplingConfig:
     draw: Literal["gumbel", "cumulative"] = "gumbel"
     slots: int | None = None
     chunk: int = 64
+    prefill_chunk: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges, and that what is given has an effect."""
@@ -54,7 +56,7 @@ class SamplingConfig:
         check(
             self,
             *positive(self, "max_new_tokens", "repetition_penalty", "slots", "chunk"),
-            *not_negative(self, "min_new_tokens", "temperature", "top_k", "seed"),
+            *not_negative(self, "min_new_tokens", "temperature", "top_k", "seed", "prefill_chunk"),
             (0 < self.top_p <= 1, f"top_p={self.top_p} must lie in (0, 1]"),
             (0 <= self.min_p <= 1, f"min_p={self.min_p} must lie in [0, 1]"),
             (

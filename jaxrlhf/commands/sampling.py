@@ -85,6 +85,7 @@ def make_answer(policy: Start, sampling: SamplingConfig, *, compute: ComputeConf
         answers=answers,
         slots=sampling.slots,
         chunk=sampling.chunk,
+        prefill_chunk=sampling.prefill_chunk,
         draw=sampling.draw,
     )
 

@@ -20,6 +20,7 @@ _LEAST = 64
 def bucket(needed: int, most: int, least: int | None = None) -> int:
     """The least of `least` * 1, 1.5, 2, 3, 4, 6, 8 ... that is not below `needed`, and no more than `most`."""
     size = _LEAST if least is None else least
+    assert size > 1, "half of 1 is nothing"
     while size < needed:
         size = size * 3 // 2 if size % 3 else size // 3 * 4
     return min(size, most)

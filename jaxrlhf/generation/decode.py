@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrlhf.generation.draw import DrawMethod, Drawn, draw
-from jaxrlhf.generation.slots import Answers, Slots
+from jaxrlhf.generation.slots import Answers, Slots, over_mesh
 from jaxrlhf.generation.words import see
 from jaxrlhf.kernels.logits import logits_of
 from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
@@ -88,7 +88,8 @@ def advance(
         count=answers.count,
         steps=end.step,
     )
-    return dataclasses.replace(end.slots, answers=answers), seen
+    seen = jax.tree.map(lambda leaf: constrain(leaf, *(None,) * leaf.ndim), seen)  # every host reads it
+    return over_mesh(dataclasses.replace(end.slots, answers=answers)), seen
 
 
 def _step(model: Model, params: Params, slots: Slots, method: DrawMethod) -> tuple[Slots, Drawn]:

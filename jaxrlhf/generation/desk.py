@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ class Seat(NamedTuple):
 
 
 _seat = jax.jit(seat, donate_argnums=(0, 1))
-_cut = jax.jit(cut, donate_argnums=0)
+_cut = jax.jit(cut, donate_argnums=(0, 1))
 _collect = jax.jit(collect, donate_argnums=0)
 
 
@@ -116,7 +117,7 @@ class Desk:
 
     def collect(self, result: Answers) -> Answers:
         """The result, which is given away, with what the slots have written."""
-        return _collect(result, self._slots)
+        return _collect(result, self._slots.request, self._slots.answers)
 
     def _make_room(self, *, behind: int) -> None:
         """Makes sure that there are so many columns before the index, and one from it on."""
@@ -139,5 +140,6 @@ class Desk:
             keep[slot] = kept
         self._heard = counts.copy()
         if (keep >= 0).any():
-            self._slots = _cut(self._slots, keep)
+            going, answers = _cut(self._slots.going, self._slots.answers, keep)
+            self._slots = dataclasses.replace(self._slots, going=going, answers=answers)
             self._going &= keep < 0

@@ -18,7 +18,7 @@ from jaxrlhf.generation.decode import advance
 from jaxrlhf.generation.desk import Desk, Listener, Seat
 from jaxrlhf.generation.draw import DrawMethod
 from jaxrlhf.generation.prefill import prefill, to_the_right
-from jaxrlhf.generation.seating import no_slots, request_keys, seat_all
+from jaxrlhf.generation.seating import make_requests, no_slots, seat_all
 from jaxrlhf.generation.settings import SamplingSettings, per_row
 from jaxrlhf.generation.slots import Answers, Prefilled, Requests, as_samples, no_answers
 from jaxrlhf.sharding.place import to_host
@@ -98,7 +98,7 @@ class Sampler:
             draw=draw,
         )
         self._prepare = jax.jit(model.prepare)
-        self._keys = jax.jit(request_keys, static_argnums=2)
+        self._requests = jax.jit(functools.partial(make_requests, answers=answers))
         self._lengths = jax.jit(lambda prompts: jnp.sum(prompts.segment_ids != 0, axis=1))
         self._prefill = jax.jit(functools.partial(prefill, model, chunk=prefill_chunk))
         self._seat_all = jax.jit(functools.partial(seat_all, model, room=max_new_tokens), static_argnames="columns")
@@ -139,7 +139,7 @@ class Sampler:
         """
         rows = prompts.tokens.shape[0] * self._shape.answers
         settings = per_row(SamplingSettings() if settings is None else settings, rows, self._shape.max_new_tokens)
-        requests = Requests(keys=self._keys(key, prompts.row_ids, self._shape.answers), settings=settings)
+        requests = self._requests(key, prompts.row_ids, settings)
         prepared, slots = params if isinstance(params, Prepared) else self.prepare(params), self._shape.slots
         if slots is None or slots >= rows:
             answers = self._together(prepared.params, prompts, requests, listen)

@@ -7,17 +7,25 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.generation.slots import Answers, Prefilled, Requests, Slots, collect, no_answers
+from jaxrlhf.generation.settings import SamplingSettings
+from jaxrlhf.generation.slots import Answers, Prefilled, Requests, Slots, collect, no_answers, over_mesh, rows_over_mesh
 from jaxrlhf.generation.words import mark_words
 from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
 from jaxrlhf.types import KVCache, Model, Params
 
 
-def request_keys(key: jax.Array, row_ids: jax.Array, answers: int) -> jax.Array:
-    """[B * K] keys, a function of the row's id and the answer's number; `key` is consumed."""
+def make_requests(key: jax.Array, row_ids: jax.Array, settings: SamplingSettings, *, answers: int) -> Requests:
+    """K requests for each prompt.
+
+    Args:
+        key: typed key, consumed.
+        row_ids: [B] int32, see `PromptBatch`.
+        settings: of B * K rows, as `per_row` returns them.
+        answers: K. Static.
+    """
     by_row = jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
     by_answer = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(by_row, jnp.arange(answers))
-    return by_answer.reshape(-1)
+    return rows_over_mesh(Requests(keys=by_answer.reshape(-1), settings=settings))
 
 
 def seat_all(model: Model, params: Params, store: Prefilled, requests: Requests, *, columns: int, room: int) -> Slots:
@@ -47,7 +55,7 @@ def seat_all(model: Model, params: Params, store: Prefilled, requests: Requests,
         start=jnp.repeat(store.cache.start, answers),
         index=store.cache.index,
     )
-    return Slots(
+    slots = Slots(
         request=jnp.arange(rows, dtype=jnp.int32),
         cache=cache,
         token=tokens[:, -1],
@@ -57,6 +65,7 @@ def seat_all(model: Model, params: Params, store: Prefilled, requests: Requests,
         settings=requests.settings,
         answers=no_answers(rows, room),
     )
+    return over_mesh(slots)
 
 
 def no_slots(
@@ -74,7 +83,7 @@ def no_slots(
         room: length R of the answers. Static.
     """
     cache = model.init_cache(slots, columns)
-    return Slots(
+    empty = Slots(
         request=jnp.full((slots,), requests.keys.shape[0], jnp.int32),
         cache=dataclasses.replace(cache, index=jnp.full((), index, jnp.int32)),
         token=jnp.zeros((slots,), jnp.int32),
@@ -84,6 +93,7 @@ def no_slots(
         settings=jax.tree.map(lambda own: jnp.repeat(own[:1], slots, axis=0), requests.settings),
         answers=no_answers(slots, room),
     )
+    return over_mesh(empty)
 
 
 def seat(
@@ -106,22 +116,21 @@ def seat(
         targets: [B] int32, the slots that take them; B where there is no further request.
         numbers: [B] int32, the requests.
     """
-    result, idle, before = collect(result, slots), slots.going.shape[0], store.cache.columns
-    placed = jnp.sum(targets < idle)
-
-    def everywhere(kept: jax.Array) -> jax.Array:
-        return constrain(kept, *(None,) * (kept.ndim - 3), "tensor", None, None)
-
-    # Any device may have the slot that takes a prompt; within the loop the whole store would be gathered for each.
-    stored = jax.tree.map(everywhere, (store.cache.keys, store.cache.values))
+    result = collect(result, slots.request, slots.answers)
+    placed = jnp.sum(targets < slots.going.shape[0])
 
     def copy(i: jax.Array, parts: tuple) -> tuple:
         def one(old: jax.Array, kept: jax.Array) -> jax.Array:
-            row = jax.lax.dynamic_index_in_dim(kept, sources[i], axis=old.ndim - 4)
-            at = (targets[i], 0, slots.cache.index - before, 0)
-            return jax.lax.dynamic_update_slice(old, row.astype(old.dtype), (0,) * (old.ndim - 4) + at)
+            batch = old.ndim - 4
+            # Not a dynamic slice, for which every device of a mesh would gather the whole store.
+            row = jnp.take(kept, sources[i][None], axis=batch).astype(old.dtype)
+            # The whole row is written: what a former answer left, a NaN say, would not vanish with a weight of 0.
+            clear = jnp.zeros((*old.shape[:batch], 1, *old.shape[batch + 1 :]), old.dtype)
+            before = slots.cache.index - store.cache.columns
+            fresh = jax.lax.dynamic_update_slice_in_dim(clear, row, before, axis=old.ndim - 2)
+            return jax.lax.dynamic_update_slice_in_dim(old, fresh, targets[i], axis=batch)
 
-        return jax.tree.map(one, parts, stored)
+        return jax.tree.map(one, parts, (store.cache.keys, store.cache.values))
 
     keys, values = jax.lax.fori_loop(0, placed, copy, (slots.cache.keys, slots.cache.values))
 
@@ -152,7 +161,7 @@ def seat(
         settings=jax.tree.map(put, slots.settings, own.settings),
         answers=answers,
     )
-    return slots, result
+    return over_mesh(slots), result
 
 
 def _vocabulary(model: Model, params: Params) -> int:

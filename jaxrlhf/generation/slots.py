@@ -7,6 +7,7 @@ result. A slot takes one request after another.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,33 +95,61 @@ class Slots:
 
 def no_answers(rows: int, length: int) -> Answers:
     """Answers of no tokens to N requests, R tokens long at most."""
-    spec = (BATCH_AXES, None)
-    return Answers(
-        tokens=constrain(jnp.zeros((rows, length), jnp.int32), *spec),
-        logprobs=constrain(jnp.zeros((rows, length), jnp.float32), *spec),
-        sampling_logprobs=constrain(jnp.zeros((rows, length), jnp.float32), *spec),
+    answers = Answers(
+        tokens=jnp.zeros((rows, length), jnp.int32),
+        logprobs=jnp.zeros((rows, length), jnp.float32),
+        sampling_logprobs=jnp.zeros((rows, length), jnp.float32),
         count=jnp.zeros((rows,), jnp.int32),
         terminated=jnp.zeros((rows,), bool),
     )
+    return rows_over_mesh(answers)
 
 
-def collect(result: Answers, slots: Slots) -> Answers:
-    """The result with what the slots hold written into its rows."""
-    return jax.tree.map(lambda all_, own: all_.at[slots.request].set(own, mode="drop"), result, slots.answers)
+def rows_over_mesh(tree: Any) -> Any:
+    """A pytree of arrays [B, ...] with rows divided over the mesh, if one is set.
+
+    Said of everything that leaves a program, so that the next call of it finds its arrays where the last one did: else
+    it would be compiled again.
+    """
+    return jax.tree.map(lambda leaf: constrain(leaf, BATCH_AXES, *(None,) * (leaf.ndim - 1)), tree)
 
 
-def cut(slots: Slots, counts: jax.Array) -> Slots:
+def over_mesh(slots: Slots) -> Slots:
+    """The slots divided over the mesh, if one is set: rows, and heads of the cache; see `rows_over_mesh`."""
+    cache = slots.cache
+
+    def heads(leaf: jax.Array) -> jax.Array:
+        return constrain(leaf, *(None,) * (leaf.ndim - 4), BATCH_AXES, "tensor", None, None)
+
+    rest = {field.name: getattr(slots, field.name) for field in dataclasses.fields(slots) if field.name != "cache"}
+    cache = KVCache(
+        keys=jax.tree.map(heads, cache.keys),
+        values=jax.tree.map(heads, cache.values),
+        start=rows_over_mesh(cache.start),
+        index=constrain(cache.index),
+    )
+    return Slots(cache=cache, **rows_over_mesh(rest))
+
+
+def collect(result: Answers, request: jax.Array, answers: Answers) -> Answers:
+    """The result with the answers of slots written into the rows of their requests, [B] int32."""
+    written = jax.tree.map(lambda all_, own: all_.at[request].set(own, mode="drop"), result, answers)
+    return rows_over_mesh(written)
+
+
+def cut(going: jax.Array, answers: Answers, counts: jax.Array) -> tuple[jax.Array, Answers]:
     """Ends answers at fewer tokens than were drawn.
 
     Args:
-        slots: B slots.
+        going: [B] bool, see `Slots`.
+        answers: of B slots.
         counts: [B] int32, tokens to keep; negative where the answer goes on as it is.
     """
-    answers, ends = slots.answers, counts >= 0
+    ends = counts >= 0
     answers = dataclasses.replace(
         answers, count=jnp.where(ends, counts, answers.count), terminated=answers.terminated | ends
     )
-    return dataclasses.replace(slots, going=slots.going & ~ends, answers=answers)
+    return rows_over_mesh((going & ~ends, answers))
 
 
 def as_samples(answers: Answers, asked: jax.Array) -> Samples:

@@ -150,6 +150,7 @@ def make_game(
             answers=config.rollout.answers,
             slots=config.rollout.slots,
             chunk=config.rollout.chunk,
+            prefill_chunk=config.rollout.prefill_chunk,
             draw=config.rollout.draw,
             out_shardings=rows,
         ),

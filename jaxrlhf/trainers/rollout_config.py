@@ -25,6 +25,7 @@ class RolloutConfig:
         draw: "gumbel", which rounding hardly ever changes, or "cumulative", which needs one random number a token.
         slots: answers of a batch that are decoded side by side, positive; as one ends, the next begins. None means all.
         chunk: tokens of an answer between two looks at which slots are free, positive.
+        prefill_chunk: tokens of a prompt that go through the model at once, which bounds memory; 0 means all.
     """
 
     max_new_tokens: int = 64
@@ -33,10 +34,12 @@ class RolloutConfig:
     draw: Literal["gumbel", "cumulative"] = "gumbel"
     slots: int | None = None
     chunk: int = 64
+    prefill_chunk: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        check(self, *positive(self, "max_new_tokens", "temperature", "answers", "slots", "chunk"))
+        ranges = positive(self, "max_new_tokens", "temperature", "answers", "slots", "chunk")
+        check(self, *ranges, *not_negative(self, "prefill_chunk"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

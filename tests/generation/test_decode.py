@@ -8,9 +8,9 @@ import pytest
 
 from jaxrlhf.generation.decode import Seen, advance
 from jaxrlhf.generation.prefill import prefill
-from jaxrlhf.generation.seating import request_keys, seat_all
+from jaxrlhf.generation.seating import make_requests, seat_all
 from jaxrlhf.generation.settings import SamplingSettings, per_row
-from jaxrlhf.generation.slots import Requests, Slots
+from jaxrlhf.generation.slots import Slots
 from jaxrlhf.models.decoder import init_params, make_model
 from tests.fakes import counting_model, prompt_batch
 from tests.players import CONFIG, random_prompts
@@ -20,10 +20,8 @@ COUNTING, PARAMS = counting_model()
 
 def seated(model, params, prompts, *, columns: int = 12, room: int = 8, **settings) -> Slots:
     rows = len(prompts.tokens)
-    requests = Requests(
-        keys=request_keys(jax.random.key(0), prompts.row_ids, 1),
-        settings=per_row(SamplingSettings(**settings), rows, room),
-    )
+    own = per_row(SamplingSettings(**settings), rows, room)
+    requests = make_requests(jax.random.key(0), prompts.row_ids, own, answers=1)
     return seat_all(model, params, prefill(model, params, prompts), requests, columns=columns, room=room)
 
 

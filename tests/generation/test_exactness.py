@@ -87,9 +87,7 @@ def test_log_probabilities_are_those_of_the_forward_pass_of_training(policy, dty
     model = make_model(policy.config, ComputeConfig(dtype=dtype))
     settings = SamplingSettings(temperature=0.8, eos_ids=ENDS)
     prompts = as_prompts("left")
-    samples = Sampler(model, max_new_tokens=64, answers=4, slots=6)(
-        policy.params, prompts, jax.random.key(1), settings
-    )
+    samples = Sampler(model, max_new_tokens=64, answers=4, slots=6)(policy.params, prompts, jax.random.key(1), settings)
     repeated = jax.tree.map(lambda leaf: np.repeat(leaf, 4, axis=0), prompts)
     batch = response_batch(repeated, samples)
     for drawn, temperature in ((samples.logprobs, 1.0), (samples.sampling_logprobs, 0.8)):

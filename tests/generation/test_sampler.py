@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -9,6 +11,9 @@ import pytest
 
 from jaxrlhf.generation.sampler import Sampler
 from jaxrlhf.generation.settings import SamplingSettings
+from jaxrlhf.sharding.mesh import make_mesh
+from jaxrlhf.sharding.place import place_batch
+from jaxrlhf.sharding.rules import shardings_for
 from jaxrlhf.types import Model, ModelOutput, PromptBatch, Samples
 from tests.fakes import VOCAB, counting_model, prompt_batch
 from tests.players import CONFIG, EOS, POLICY, player_params, random_prompts
@@ -206,6 +211,51 @@ def test_refilled_slots_equal_one_prompt_at_a_time(monkeypatch, slots: int, chun
     for number, alone in enumerate(one_at_a_time(prompts)):
         assert_same(rows_of(found, slice(2 * number, 2 * number + 2)), alone)
     assert sample.steps >= lengths.sum() / slots
+
+
+def test_nothing_of_a_former_answer_stays_in_a_slot():
+    """Not even NaN, which a weight of 0 would keep; nor that it ended by itself."""
+    params = player_params()
+    params["embed_tokens"]["embedding"] = params["embed_tokens"]["embedding"].at[5].set(jnp.nan)
+    prompts = prompt_batch([[6, 5, 8], [6, 7], [9, 8]], 3)
+    settings = SamplingSettings(eos_ids=tuple(range(6, 40)), max_new_tokens=2, min_new_tokens=np.asarray([0, 2, 0]))
+    apart, refilled = (
+        Sampler(POLICY, max_new_tokens=4, slots=slots)(params, prompts, KEY, settings) for slots in (None, 1)
+    )
+    assert jnp.isnan(refilled.logprobs[0]).any() and jnp.isfinite(refilled.logprobs[1:]).all()
+    assert_same(rows_of(refilled, slice(1, None)), rows_of(apart, slice(1, None)))
+    assert apart.terminated[2] and not apart.terminated[1]
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)])
+def test_further_calls_compile_nothing_on_a_mesh(mesh: tuple[int, int, int]):
+    sample = Sampler(POLICY, max_new_tokens=LENGTH, slots=8, chunk=2)
+    devices = make_mesh(*mesh)
+    with jax.set_mesh(devices):
+        params = jax.device_put(player_params(), shardings_for(player_params(), devices)[0])
+        counts = []
+        for number in range(3):
+            prompts, key = place_batch(random_prompts(16, seed=number), devices), jax.random.key(number)
+            with compilations() as compiled:
+                sample(params, prompts, key, ENDING)
+            counts.append(len(compiled))
+    assert counts[0] > 5 and counts[1:] == [0, 0]
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The programs that are compiled meanwhile."""
+    names: list[str] = []
+
+    def note(event: str, duration: float, **options: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(options.get("fun_name", "?")))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def test_refilled_slots_take_fewer_steps():

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrlhf.generation.slots import Answers, as_samples, collect, cut, no_answers
-from tests.generation.test_decode import counting_slots
 
 WRITTEN = Answers(
     tokens=jnp.asarray([[5, 6, 7], [8, 9, 9]]),
@@ -25,16 +24,14 @@ def test_samples_hold_nothing_after_the_end_of_an_answer():
 
 
 def test_slots_write_to_the_rows_of_their_requests_and_idle_ones_nowhere():
-    slots = dataclasses.replace(counting_slots(), request=jnp.asarray([3, 4, 0]))
-    answers = dataclasses.replace(slots.answers, count=jnp.asarray([1, 2, 3]))
-    result = collect(no_answers(4, 8), dataclasses.replace(slots, answers=answers))
+    answers = dataclasses.replace(no_answers(3, 8), count=jnp.asarray([1, 2, 3]))
+    result = collect(no_answers(4, 8), jnp.asarray([3, 4, 0]), answers)
     np.testing.assert_array_equal(result.count, [3, 0, 0, 1])
 
 
 def test_a_cut_ends_some_answers_and_leaves_the_others():
-    slots = counting_slots()
-    slots = dataclasses.replace(slots, answers=dataclasses.replace(slots.answers, count=jnp.asarray([5, 6, 7])))
-    slots = cut(slots, jnp.asarray([-1, 2, 7]))
-    np.testing.assert_array_equal(slots.answers.count, [5, 2, 7])
-    np.testing.assert_array_equal(slots.answers.terminated, [False, True, True])
-    np.testing.assert_array_equal(slots.going, [True, False, False])
+    answers = dataclasses.replace(no_answers(3, 8), count=jnp.asarray([5, 6, 7]))
+    going, answers = cut(jnp.ones(3, bool), answers, jnp.asarray([-1, 2, 7]))
+    np.testing.assert_array_equal(answers.count, [5, 2, 7])
+    np.testing.assert_array_equal(answers.terminated, [False, True, True])
+    np.testing.assert_array_equal(going, [True, False, False])
