@@ -64,7 +64,7 @@ def talk(conversation: Conversation, reply: ReplyFn, answers: int = 1) -> None:
         answers: that it draws to each message.
 
     Raises:
-        KeyboardInterrupt: at Ctrl-C after Ctrl-C.
+        KeyboardInterrupt: at Ctrl-C after Ctrl-C, where nothing is drawn.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are told, as in data
@@ -85,12 +85,12 @@ def talk(conversation: Conversation, reply: ReplyFn, answers: int = 1) -> None:
         if said is not None:
             _remark(said)
         elif line.strip() or (conversation.plain and conversation.turns):
-            interrupted = _answer(conversation, line, reply, number, answers)
+            _answer(conversation, line, reply, number, answers)
             number += 1
 
 
-def _answer(conversation: Conversation, message: str, reply: ReplyFn, number: int, answers: int) -> bool:
-    """Answers a message, unless something is wrong with it; returns whether Ctrl-C ended that."""
+def _answer(conversation: Conversation, message: str, reply: ReplyFn, number: int, answers: int) -> None:
+    """Answers a message, unless something is wrong with it."""
     if answers > 1:
         _remark(f"drawing {answers} answers")
     try:
@@ -99,17 +99,16 @@ def _answer(conversation: Conversation, message: str, reply: ReplyFn, number: in
         found = reply(conversation.until(message), number, _show)
     except RowError as error:
         _remark(str(error))
-        return False
+        return
     except TooLong as error:
-        _remark(f"{error}, so there is no room for an answer; {_SHORTEN}")
-        return False
+        _remark(f"{error}, so there is no room for an answer; the message is not kept; shorten it, or: {_SHORTEN}")
+        return
     if found.text:
         _show("\n")
     if found.text or not found.stopped:
         conversation.turns.append(Turn(message, found.text, found.terminated))
     for line in _remarks(found):
         _remark(line)
-    return found.stopped
 
 
 def _remarks(found: Reply) -> Iterator[str]:

@@ -116,8 +116,15 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        slots = slots_are_used(self.sampling, self.answers * self.batch_size)
-        check(self, *positive(self, "answers", "batch_size"), slots)
+        check(
+            self,
+            *positive(self, "answers", "batch_size"),
+            slots_are_used(self.sampling, self.answers * self.batch_size),
+            (
+                self.answers == 1 or self.sampling.temperature > 0,
+                f"sampling.temperature=0 draws the same answer {self.answers} times; use a positive one, or answers=1",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

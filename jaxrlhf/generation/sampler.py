@@ -136,7 +136,13 @@ class Sampler:
 
         Returns:
             `Samples` of B * K rows, the answers to a prompt next to each other.
+
+        Raises:
+            TypeError: if the key is not a typed one, or a setting of another type.
+            ValueError: if a setting is out of its range.
         """
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"key is an array of {key.dtype}; give a typed key, as jax.random.key makes them")
         rows = prompts.tokens.shape[0] * self._shape.answers
         settings = per_row(SamplingSettings() if settings is None else settings, rows, self._shape.max_new_tokens)
         requests = self._requests(key, prompts.row_ids, settings)

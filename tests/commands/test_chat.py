@@ -146,7 +146,8 @@ def test_what_cannot_be_answered_is_told_and_not_kept(talked):
     lines = talked(reply, "one", "long", "odd", "a\0b", "two")
     assert lines == [
         "1 messages",
-        "(the conversation has 70 tokens, and the model 64 positions, so there is no room for an answer; /undo takes "
+        "(the conversation has 70 tokens, and the model 64 positions, so there is no room for an answer; "
+        "the message is not kept; shorten it, or: /undo takes "
         "the last turn back, /reset all of them)",
         "(the chat template refuses the conversation: no)",
         "(field 'message' has '\\x00' at character 1, which is no text; remove it)",
@@ -193,7 +194,7 @@ def test_ctrl_c_stops_an_answer_and_then_leaves(talked, monkeypatch, capsys):
     ]
     assert [turn.answer for turn in conversation.turns] == ["half"]
 
-    lines = iter([KeyboardInterrupt, "one", KeyboardInterrupt])
+    lines = iter([KeyboardInterrupt, "one", KeyboardInterrupt, KeyboardInterrupt])
 
     def ask(prompt):
         if isinstance(line := next(lines), str):
@@ -206,6 +207,7 @@ def test_ctrl_c_stops_an_answer_and_then_leaves(talked, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "(Ctrl-C again, or /quit, leaves)",
         "(stopped; the message is taken back)",
+        "(Ctrl-C again, or /quit, leaves)",
     ]
 
 
@@ -243,9 +245,11 @@ def test_a_conversation_may_fill_the_positions_of_the_model(typed, capsys, tmp_p
     assert [line.partition("/undo")[0] for line in capsys.readouterr().out.splitlines()] == [
         "room was fine room",
         full,
-        "(the conversation has 71 tokens, and the model 64 positions, so there is no room for an answer; ",
+        "(the conversation has 71 tokens, and the model 64 positions, so there is no room for an answer; "
+        "the message is not kept; shorten it, or: ",
         "(took back 'it it it it it it it it it it it it it it it it it it it it it it it it it i... and its answer)",
-        "(the conversation has 65 tokens, and the model 64 positions, so there is no room for an answer; ",
+        "(the conversation has 65 tokens, and the model 64 positions, so there is no room for an answer; "
+        "the message is not kept; shorten it, or: ",
         "room was fine room was fine room was",
         "(cut off at sampling.max_new_tokens)",
     ]

@@ -17,6 +17,7 @@ from tests.trainers.small import prompts
 SUCCESSORS = {"room": "was", "was": "fine", "rained": "outside", "outside": "outside", ":": "room"}
 ENDED, CUT = "was fine", "outside outside outside outside"
 GREEDY = SamplingConfig(max_new_tokens=4, temperature=0.0)
+NEARLY_GREEDY = SamplingConfig(max_new_tokens=4, temperature=0.01)
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}assistant :{% endif %}"
@@ -106,9 +107,15 @@ def test_a_conversation_goes_on_in_messages_and_is_trained_on_as_it_was_drawn(an
 
 
 def test_several_answers_to_a_conversation_are_lists_of_messages(answer):
-    (row,) = read(answer([{"messages": [{"role": "user", "content": "describe it"}]}], TEMPLATE, answers=2))
+    asked = [{"messages": [{"role": "user", "content": "describe it"}]}]
+    (row,) = read(answer(asked, TEMPLATE, NEARLY_GREEDY, answers=2))
     assert row["completions"] == [[{"role": "assistant", "content": f"room {ENDED}"}]] * 2
     assert row["terminated"] == [True, True]
+
+
+def test_several_greedy_answers_which_are_one_are_refused():
+    with pytest.raises(ValueError, match="draws the same answer 2 times; use a positive one, or answers=1"):
+        GenerateConfig(model="m", dataset="d", out="o", answers=2, sampling=GREEDY)
 
 
 def test_columns_of_other_answers_make_way(answer):

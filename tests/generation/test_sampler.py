@@ -102,6 +102,11 @@ def test_another_key_gives_other_answers_and_the_same_key_the_same():
     assert (first != other).sum() > 4
 
 
+def test_a_key_of_raw_numbers_is_refused():
+    with pytest.raises(TypeError, match="give a typed key, as jax.random.key makes them"):
+        Sampler(COUNTING, max_new_tokens=2)(COUNTING_PARAMS, prompt_batch([[3]], 3), jax.random.PRNGKey(0))
+
+
 def test_prepared_parameters_serve_several_calls():
     sample, params = Sampler(POLICY, max_new_tokens=LENGTH), player_params()
     prepared = sample.prepare(params)
