@@ -201,14 +201,14 @@ def main() -> None:
     """Measures and prints JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sections = {"steps": steps, "groups": groups, "slots": slots, "small": small}
-    parser.add_argument("sections", nargs="*", choices=[*sections, []], default=list(sections))
+    parser.add_argument("sections", nargs="*", choices=[*sections, []], default=[])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", type=Path, nargs="+", default=[SMALL])
     parser.add_argument("--out", type=Path, default=None)
     asked = parser.parse_args()
     params = jax.jit(lambda key: init_params(CONFIG, key))(jax.random.key(0))
     rows = []
-    for name in asked.sections:
+    for name in asked.sections or sections:
         given: Any = asked.models if name == "small" else params
         for row in sections[name](given, asked.rounds):
             rows.append({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
