@@ -120,8 +120,6 @@ def _model(hidden_of: Callable[[Any, jax.Array], jax.Array], head: Callable[[Any
 
     def init_cache(batch: int, length: int, dtype: Any = None) -> KVCache:
         keys, values = (jnp.zeros((1, batch, 1, length, 1)) for _ in range(2))
-        return KVCache(
-            keys=keys, values=values, start=jnp.zeros((batch,), jnp.int32), index=jnp.zeros((), jnp.int32)
-        )
+        return KVCache(keys=keys, values=values, start=jnp.zeros((batch,), jnp.int32), index=jnp.zeros((), jnp.int32))
 
     return Model(apply=apply, head=head, init_cache=init_cache)
