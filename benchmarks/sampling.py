@@ -27,8 +27,7 @@ import jax  # noqa: E402  (the threads are set before jax is imported)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxrlhf.generation.sampler import Sampler  # noqa: E402
-from jaxrlhf.generation.settings import SamplingSettings  # noqa: E402
+from jaxrlhf.generation import Sampler, SamplingSettings, pad_prompts  # noqa: E402
 from jaxrlhf.models.config import ComputeConfig, ModelConfig  # noqa: E402
 from jaxrlhf.models.decoder import init_params, make_model  # noqa: E402
 from jaxrlhf.models.load import load_policy  # noqa: E402
@@ -159,17 +158,18 @@ def slots(params: Params, rounds: int) -> Iterable[Row]:
 
 
 def small(folders: Iterable[Path], rounds: int) -> Iterable[Row]:
-    """8 answers of 128 tokens to a prompt of 8 by pretrained models, beside transformers."""
+    """1 and 8 answers of 128 tokens to prompts of 8 by pretrained models, beside transformers."""
     for folder in folders:
         policy = load_policy(folder)
         tokens = np.random.default_rng(0).integers(3, policy.config.vocab_size, (8, 8)).astype(np.int32)
-        prompts = PromptBatch(tokens=tokens, segment_ids=np.ones_like(tokens), row_ids=np.arange(8, dtype=np.int32))
-        calls = {"jaxrlhf": _call(Sampler(policy.model, max_new_tokens=128), policy.params, prompts)}
-        calls |= _transformers(folder, tokens)
-        seconds = turns(calls, rounds)
-        for name, value in seconds.items():
-            ratio = value / seconds["jaxrlhf"]
-            yield {"section": "small", "model": folder.name, "what": name, "cpu_s": value, "ratio": ratio}
+        for count in (1, 8):
+            own = pad_prompts(tokens[:count].tolist())
+            calls = {"jaxrlhf": _call(Sampler(policy.model, max_new_tokens=128), policy.params, own)}
+            calls |= _transformers(folder, tokens[:count])
+            seconds = turns(calls, 5 * rounds)
+            for name, value in seconds.items():
+                row = {"section": "small", "model": folder.name, "rows": count, "what": name, "cpu_s": value}
+                yield row | {"ratio": value / seconds["jaxrlhf"]}
 
 
 def _transformers(folder: Path, tokens: np.ndarray) -> dict[str, Callable[[], Any]]:
