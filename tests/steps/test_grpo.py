@@ -23,7 +23,7 @@ from jaxrlhf.types import Rollout, Samples
 from tests.fakes import VOCAB, bigram_model, hyper, prompt_batch
 from tests.players import POLICY, SCORER, player_params, random_prompts
 from tests.steps.experiences import MASK, experience
-from tests.steps.test_ppo import ADAM, SAMPLE
+from tests.steps.test_ppo import ADAM, ENDING, SAMPLE
 
 HYPER = hyper(learning_rate=0.1, max_grad_norm=1e9, temperature=1.0, kl_coef=0.1, clip_low=0.2, clip_high=0.3)
 (FAKE, PARAMS), (_, REFERENCE) = bigram_model(), bigram_model(seed=1)
@@ -107,7 +107,7 @@ def test_before_the_first_update_the_ratio_is_exactly_1_and_the_kl_0(mini_batche
     ))  # fmt: skip
     params, prompts = player_params(), random_prompts(4)
     values = {**HYPER, "learning_rate": jnp.float32(0.0), "temperature": jnp.float32(0.6)}
-    samples = SAMPLE(params, prompts, jax.random.key(1), temperature=0.6)
+    samples = SAMPLE(params, prompts, jax.random.key(1), dataclasses.replace(ENDING, temperature=0.6))
     rows_at_once = 8 // (mini_batches * micro_batches)
     judge = jax.jit(make_judge(POLICY, None, None, rows_at_once=rows_at_once, answers=2, share_prompts=share_prompts))
     found = judge({"policy": params}, {"reference": params}, prompts, samples, values)
@@ -126,7 +126,7 @@ def test_before_the_first_update_the_ratio_is_exactly_1_and_the_kl_0(mini_batche
 def test_answers_that_share_the_row_of_their_prompt_teach_the_same(reduction, micro_batches):
     params, reference, prompts = player_params(), player_params(seed=1), random_prompts(4)
     prompts = dataclasses.replace(prompts, segment_ids=prompts.segment_ids * (np.arange(4) != 2)[:, None])  # padding
-    samples = SAMPLE(params, prompts, jax.random.key(1), temperature=1.0)
+    samples = SAMPLE(params, prompts, jax.random.key(1), ENDING)
     values = {**HYPER, "learning_rate": jnp.float32(1.0)}
     scorer = {"scorer": player_params(scalar=True)}
 
