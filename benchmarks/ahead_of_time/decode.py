@@ -18,8 +18,8 @@ from jaxrlhf.generation.decode import advance
 from jaxrlhf.generation.prefill import prefill
 from jaxrlhf.generation.seating import no_slots, seat, seat_all
 from jaxrlhf.generation.settings import SamplingSettings, per_row
-from jaxrlhf.generation.slots import Requests, no_answers
-from jaxrlhf.models.config import ComputeConfig, ModelConfig
+from jaxrlhf.generation.slots import Requests, Slots, no_answers, over_mesh
+from jaxrlhf.models.config import ComputeConfig, LayerKind, ModelConfig
 from jaxrlhf.models.decoder import make_model, param_shapes
 from jaxrlhf.sharding.place import over_rows
 from jaxrlhf.sharding.rules import shardings_for
@@ -34,7 +34,7 @@ MODEL = ModelConfig(
     num_kv_heads=8,
     head_dim=128,
     max_positions=8192,
-    rope_theta=500_000.0,
+    pattern=(LayerKind(rope_theta=500_000.0),),
 )
 PROMPTS, WIDTH, ANSWERS = 8, 2048, 8
 CHUNK, ROOM, SEATED = 64, 512, 2560
@@ -223,8 +223,11 @@ def _prepared(model: Model, mesh: Mesh, config: ModelConfig = MODEL) -> Any:
 
 
 def _slots(mesh: Mesh, model: Model, params: Any, slots: int, columns: int) -> Any:
-    empty = functools.partial(no_slots, model, slots=slots, columns=columns, index=columns - CHUNK, room=ROOM)
-    return _make(mesh, empty, params, _requests(slots)).result
+    def wide(params: Any, requests: Requests) -> Slots:
+        empty = no_slots(model, params, requests, slots=slots, room=ROOM)
+        return over_mesh(dataclasses.replace(empty, cache=model.init_cache(slots, columns)))
+
+    return _make(mesh, wide, params, _requests(slots)).result
 
 
 def _requests(rows: int) -> Requests:

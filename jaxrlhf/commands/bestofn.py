@@ -13,8 +13,7 @@ import numpy as np
 from jaxrlhf.commands.config import BestOfNConfig, JudgeConfig
 from jaxrlhf.commands.files import check_new, write_result
 from jaxrlhf.commands.generate import answer_row
-from jaxrlhf.commands.progress import AnswerProgress
-from jaxrlhf.commands.sampled import Prompts, open_prompts, sample_batches, write_sampled
+from jaxrlhf.commands.sampled import Prompts, draw_answers, open_prompts, write_sampled
 from jaxrlhf.commands.sampling import AnsweredBatch
 from jaxrlhf.commands.scored import BatchScores, make_scorer
 from jaxrlhf.data.rowlog import Row
@@ -53,17 +52,8 @@ def run(config: BestOfNConfig) -> list[Row]:
             for (prefix, one), (functions, weights) in zip(asked.items(), named, strict=True)
         ]
         scorers = [_scorer(config, judge, prompts) for judge in judges]
-        progress = AnswerProgress(prompts.count * config.answers)
-        batches = sample_batches(
-            policy,
-            prompts,
-            config.sampling,
-            compute=config.compute,
-            answers=config.answers,
-            watch=progress.watch,
-        )
         said: list[list[np.ndarray]] = [[] for _ in scorers]
-        rows = _rows(progress.follow(batches), scorers, said, keep_all=config.keep_all)
+        rows = _rows(draw_answers(config, policy, prompts), scorers, said, keep_all=config.keep_all)
         write_sampled(config.out, rows)
     scores, *values = (np.concatenate(parts) for parts in said)
     _warn_of_unscored(scores, least=2 if config.keep_all else 1)

@@ -7,8 +7,7 @@ from typing import Any
 
 from jaxrlhf.commands.config import GenerateConfig
 from jaxrlhf.commands.files import check_new
-from jaxrlhf.commands.progress import AnswerProgress
-from jaxrlhf.commands.sampled import open_prompts, sample_batches, write_sampled
+from jaxrlhf.commands.sampled import draw_answers, open_prompts, write_sampled
 from jaxrlhf.commands.sampling import AnsweredBatch
 
 ANSWER_COLUMNS = ("completion", "completions", "ranks", "terminated")
@@ -23,16 +22,7 @@ def run(config: GenerateConfig) -> None:
     """
     check_new(config.out, "answers")
     with open_prompts(config) as (policy, prompts):
-        progress = AnswerProgress(prompts.count * config.answers)
-        batches = sample_batches(
-            policy,
-            prompts,
-            config.sampling,
-            compute=config.compute,
-            answers=config.answers,
-            watch=progress.watch,
-        )
-        write_sampled(config.out, _rows(progress.follow(batches)))
+        write_sampled(config.out, _rows(draw_answers(config, policy, prompts)))
 
 
 def answer_row(prompt: dict[str, Any], texts: list[str], terminated: list[bool]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxrlhf.commands.config import BestOfNConfig, GenerateConfig, SamplingConfig
 from jaxrlhf.commands.files import write_rows
+from jaxrlhf.commands.progress import AnswerProgress
 from jaxrlhf.commands.sampling import AnsweredBatch, Watch, make_answer
 from jaxrlhf.data.config import DataConfig, DatasetConfig
 from jaxrlhf.data.index import Index
@@ -165,6 +166,15 @@ def sample_batches(
     for number, batch in enumerate(prompts.loader.eval_batches()):
         own = rows[number * size : (number + 1) * size]
         yield answer(place_batch(batch, prompts.mesh), own, key, watch=watch)
+
+
+def draw_answers(config: GenerateConfig | BestOfNConfig, policy: Start, prompts: Prompts) -> Iterator[AnsweredBatch]:
+    """Samples the answers that a command asks for, as `sample_batches`, and shows how far it is."""
+    progress = AnswerProgress(prompts.count * config.answers)
+    batches = sample_batches(
+        policy, prompts, config.sampling, compute=config.compute, answers=config.answers, watch=progress.watch
+    )
+    return progress.follow(batches)
 
 
 def sample_answers(

@@ -26,13 +26,13 @@ def bucket(needed: int, most: int, least: int | None = None) -> int:
     return min(size, most)
 
 
-def make_room(slots: Slots, index: int, start: np.ndarray, *, behind: int, ahead: int, most: int) -> tuple[Slots, int]:
+def make_room(slots: Slots, index: int, *, held: int, behind: int, ahead: int, most: int) -> tuple[Slots, int]:
     """Moves what the cache holds to its left end, and makes it as long as it will be needed.
 
     Args:
         slots: given away: their keys and values are freed one by one, so that there is no second copy of all.
         index: `KVCache.index`.
-        start: `KVCache.start` of the slots that go on.
+        held: columns before the index that are kept, no fewer than the slots that go on hold tokens in.
         behind: columns that there must be before the index.
         ahead: columns that there should be from it on.
         most: columns that are enough in any case.
@@ -40,7 +40,6 @@ def make_room(slots: Slots, index: int, start: np.ndarray, *, behind: int, ahead
     Returns:
         The slots and their new index.
     """
-    held = index - int(start.min(initial=index))
     new = max(held, behind)
     size, shift = bucket(new + ahead, most), np.int32(index - new)
 

@@ -23,14 +23,14 @@ class Seen:
 
     Attributes:
         index: int32 scalar, `KVCache.index`.
-        start: [B] int32, `KVCache.start`.
+        held: int32 scalar, tokens in the cache of the slot that holds most of those that go on; 0 if none does.
         going: [B] bool, `Slots.going`.
         count: [B] int32, `Answers.count`.
         steps: int32 scalar, steps of the chunk.
     """
 
     index: jax.Array
-    start: jax.Array
+    held: jax.Array
     going: jax.Array
     count: jax.Array
     steps: jax.Array
@@ -81,10 +81,11 @@ def advance(
     first = _Loop(jnp.zeros((), jnp.int32), slots, (empty(jnp.int32), empty(jnp.float32), empty(jnp.float32)))
     end = jax.lax.while_loop(lambda loop: (loop.step < limit) & (jnp.sum(loop.slots.going) > leave), body, first)
     answers = _append(end.slots.answers, end.drawn, slots.answers.count)
+    cache, going = end.slots.cache, end.slots.going
     seen = Seen(
-        index=end.slots.cache.index,
-        start=end.slots.cache.start,
-        going=end.slots.going,
+        index=cache.index,
+        held=jnp.max(jnp.where(going, cache.index - cache.start, 0)),
+        going=going,
         count=answers.count,
         steps=end.step,
     )

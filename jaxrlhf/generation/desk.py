@@ -31,12 +31,10 @@ class Seat(NamedTuple):
     Attributes:
         row: of the store that has its prompt.
         request: its number.
-        held: tokens of the prompt that are in the store's cache.
     """
 
     row: int
     request: int
-    held: int
 
 
 _seat = jax.jit(seat, donate_argnums=(0, 1))
@@ -51,19 +49,19 @@ class Desk:
         steps: steps that were taken.
     """
 
-    def __init__(self, slots: Slots, index: int, *, chunk: int, most: int, listen: Listener | None = None):
+    def __init__(self, slots: Slots, *, chunk: int, most: int, listen: Listener | None = None):
         """Takes the slots over.
 
         Args:
             slots: B slots.
-            index: their `KVCache.index`.
             chunk: steps between two looks, at most.
             most: columns that the cache may need.
             listen: see `Listener`.
         """
-        self._slots, self._index, self._chunk, self._most, self._listen = slots, index, chunk, most, listen
-        known = to_host((slots.request, slots.going, slots.cache.start))
-        self._request, self._going, self._start = (np.array(part) for part in known)
+        self._slots, self._chunk, self._most, self._listen = slots, chunk, most, listen
+        self._request, self._going, index = map(np.array, to_host((slots.request, slots.going, slots.cache.index)))
+        # `_held`: no fewer columns before the index than slots which go on hold tokens in; as many after each chunk.
+        self._index = self._held = int(index)
         self._heard = np.zeros(len(self._going), np.int32)
         self.steps = 0
 
@@ -92,7 +90,7 @@ class Desk:
             seats: no more than there are idle slots.
         """
         self._make_room(behind=store.cache.columns)
-        rows, numbers, held = np.asarray(seats, np.int32).T
+        rows, numbers = np.asarray(seats, np.int32).T
         targets, count = self.idle[: len(seats)], len(self._going)
 
         def filled(values: np.ndarray, rest: int) -> np.ndarray:
@@ -101,7 +99,7 @@ class Desk:
         columns = filled(rows, 0), filled(targets, count), filled(numbers, 0)
         self._slots, result = _seat(self._slots, result, store, requests, *columns)
         self._request[targets], self._heard[targets], self._going[targets] = numbers, 0, True
-        self._start[targets] = self._index - held
+        self._held = max(self._held, store.cache.columns)
         return result
 
     def advance(self, run: AdvanceFn, *, leave: int = 0) -> None:
@@ -111,7 +109,7 @@ class Desk:
         self._slots, seen = run(self._slots, np.int32(limit), np.int32(leave))
         seen = to_host(seen)
         self.steps += int(seen.steps)
-        self._index, self._going, self._start = int(seen.index), seen.going.copy(), seen.start.copy()
+        self._index, self._held, self._going = int(seen.index), int(seen.held), seen.going.copy()
         if self._listen is not None:
             self._hear(self._listen, seen.count)
 
@@ -123,9 +121,8 @@ class Desk:
         """Makes sure that there are so many columns before the index, and one from it on."""
         if behind <= self._index < self._slots.cache.columns:
             return
-        start = self._start[self._going]
         self._slots, self._index = make_room(
-            self._slots, self._index, start, behind=behind, ahead=self._chunk, most=self._most
+            self._slots, self._index, held=self._held, behind=behind, ahead=self._chunk, most=self._most
         )
 
     def _hear(self, listen: Listener, counts: np.ndarray) -> None:

@@ -102,9 +102,7 @@ class Sampler:
         self._lengths = jax.jit(lambda prompts: jnp.sum(prompts.segment_ids != 0, axis=1))
         self._prefill = jax.jit(functools.partial(prefill, model, chunk=prefill_chunk))
         self._seat_all = jax.jit(functools.partial(seat_all, model, room=max_new_tokens), static_argnames="columns")
-        self._no_slots = jax.jit(
-            functools.partial(no_slots, model, room=max_new_tokens), static_argnames=("slots", "columns", "index")
-        )
+        self._no_slots = jax.jit(functools.partial(no_slots, model, room=max_new_tokens), static_argnames="slots")
         self._some = jax.jit(_some, static_argnums=2)
         self._no_answers = jax.jit(no_answers, static_argnums=(0, 1))
         step = functools.partial(advance, model, chunk=self._shape.chunk, method=draw)
@@ -159,7 +157,7 @@ class Sampler:
         most = index + shape.max_new_tokens
         slots = self._seat_all(params, store, requests, columns=bucket(index + shape.chunk, most))
         del store  # the slots hold all of it
-        desk = Desk(slots, index, chunk=shape.chunk, most=most, listen=listen)
+        desk = Desk(slots, chunk=shape.chunk, most=most, listen=listen)
         del slots  # so that the desk can free them
         while desk.going:
             desk.advance(functools.partial(self._advance, params))
@@ -170,11 +168,11 @@ class Sampler:
         self, params: Params, prompts: PromptBatch, requests: Requests, listen: Listener | None, count: int
     ) -> Answers:
         shape, lengths = self._shape, to_host(self._lengths(prompts))
-        index = prompts.tokens.shape[1] + shape.prefill_chunk  # as many columns as a store may have
-        most = index + shape.max_new_tokens + shape.chunk
-        columns = bucket(index + shape.chunk, most)
-        slots = self._no_slots(params, requests, slots=count, columns=columns, index=index)
-        desk = Desk(slots, index, chunk=shape.chunk, most=most, listen=listen)
+        width = prompts.tokens.shape[1]
+        # A slot holds a prompt and its answer; a store, prompts and up to a part of padding, which may be more.
+        most = width + max(shape.max_new_tokens, min(shape.prefill_chunk, width)) + shape.chunk
+        slots = self._no_slots(params, requests, slots=count)
+        desk = Desk(slots, chunk=shape.chunk, most=most, listen=listen)
         del slots
         result, store = self._no_answers(requests.keys.shape[0], shape.max_new_tokens), None
         waiting = collections.deque(np.flatnonzero(lengths).tolist())
@@ -185,7 +183,7 @@ class Sampler:
                 if not stored:
                     taken = [waiting.popleft() for _ in range(min(len(waiting), group))]
                     store = self._store(params, prompts, taken, group, int(lengths[taken].max()))
-                    stored.extend(self._seats(taken, lengths))
+                    stored.extend(self._seats(taken))
                 assert store is not None
                 seats = [stored.popleft() for _ in range(min(free, len(stored)))]
                 result = desk.seat(result, store, requests, seats)
@@ -201,11 +199,11 @@ class Sampler:
         numbers[: len(taken)] = taken
         return self._prefill(params, self._some(prompts, numbers, width))
 
-    def _seats(self, taken: Sequence[int], lengths: np.ndarray) -> Iterator[Seat]:
+    def _seats(self, taken: Sequence[int]) -> Iterator[Seat]:
         """The requests of prompts that were prefilled."""
         for row, prompt in enumerate(taken):
             for answer in range(self._shape.answers):
-                yield Seat(row, prompt * self._shape.answers + answer, int(lengths[prompt]) - 1)
+                yield Seat(row, prompt * self._shape.answers + answer)
 
 
 def _some(prompts: PromptBatch, numbers: jax.Array, width: int) -> PromptBatch:

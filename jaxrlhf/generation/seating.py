@@ -68,24 +68,19 @@ def seat_all(model: Model, params: Params, store: Prefilled, requests: Requests,
     return over_mesh(slots)
 
 
-def no_slots(
-    model: Model, params: Params, requests: Requests, *, slots: int, columns: int, index: int, room: int
-) -> Slots:
-    """B idle slots.
+def no_slots(model: Model, params: Params, requests: Requests, *, slots: int, room: int) -> Slots:
+    """B idle slots, whose cache has a single column: `columns.make_room` makes it as long as the first prompts need.
 
     Args:
         model: the policy.
         params: prepared parameters.
         requests: what will be asked for.
         slots: B. Static.
-        columns: of the cache, S. Static.
-        index: column that the next token is written to. Static.
         room: length R of the answers. Static.
     """
-    cache = model.init_cache(slots, columns)
     empty = Slots(
         request=jnp.full((slots,), requests.keys.shape[0], jnp.int32),
-        cache=dataclasses.replace(cache, index=jnp.full((), index, jnp.int32)),
+        cache=model.init_cache(slots, 1),
         token=jnp.zeros((slots,), jnp.int32),
         going=jnp.zeros((slots,), bool),
         keys=requests.keys[jnp.zeros(slots, jnp.int32)],

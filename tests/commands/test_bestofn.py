@@ -217,7 +217,7 @@ def test_files_that_exist_are_kept_and_something_must_give_a_score(tmp_path):
 
 
 def test_rewards_that_do_not_fit_are_refused_before_sampling(settings, reward, scorer, tmp_path, monkeypatch):
-    monkeypatch.setattr(bestofn, "sample_batches", None)
+    monkeypatch.setattr(bestofn, "draw_answers", None)
     with pytest.raises(ValueError, match="reward narrow cannot be called with the columns of the data, wanted"):
         bestofn.run(dataclasses.replace(settings, rewards=(reward("narrow"),)))
     with pytest.raises(ValueError, match=f"judge.reward_model={settings.model} is a language model"):
@@ -226,7 +226,7 @@ def test_rewards_that_do_not_fit_are_refused_before_sampling(settings, reward, s
     with pytest.raises(ValueError, match="batch_size=12 does not divide over 8 devices"):
         bestofn.run(dataclasses.replace(settings, rewards=(reward("letters"),), batch_size=12))
     other = chain({"room": "was"})
-    other.tokenizer.add_tokens(["balcony"])
+    other.tokenizer.add_tokens(["balcony"], special_tokens=True)  # of text, it would need a row of the embedding
     folder = export_hf(tmp_path / "other", other.params, other.config, tokenizer=other.tokenizer)
     with pytest.raises(ValueError, match="reward_model=.* has another tokenizer than the policy"):
         bestofn.run(dataclasses.replace(settings, model=str(folder), reward_model=str(scorer)))

@@ -5,7 +5,7 @@ import pytest
 
 from jaxrlhf.commands import generate
 from jaxrlhf.commands.config import GenerateConfig, SamplingConfig
-from jaxrlhf.commands.sampled import sample_batches
+from jaxrlhf.commands.sampled import draw_answers
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.indexing import build_index
 from jaxrlhf.demo.tokenizer import build_tokenizer
@@ -132,10 +132,10 @@ def test_a_transcript_beside_a_plain_prompt_is_no_conversation(answer):
 
 def test_the_file_appears_when_it_is_whole(answer, tmp_path, monkeypatch):
     def failing(*args, **kwargs):
-        yield next(sample_batches(*args, **kwargs))
+        yield next(draw_answers(*args, **kwargs))
         raise RuntimeError("the machine went away")
 
-    monkeypatch.setattr(generate, "sample_batches", failing)
+    monkeypatch.setattr(generate, "draw_answers", failing)
     with pytest.raises(RuntimeError, match="went away"):
         answer([{"prompt": "the room"}] * 12)
     assert list((tmp_path / "new").iterdir()) == []

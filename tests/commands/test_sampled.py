@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.commands.config import SamplingConfig
-from jaxrlhf.commands.sampled import encode_prompts, sample_answers, sample_batches, score_answers
+from jaxrlhf.commands.config import GenerateConfig, SamplingConfig
+from jaxrlhf.commands.sampled import draw_answers, encode_prompts, sample_answers, sample_batches, score_answers
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.models.config import ComputeConfig
 from jaxrlhf.sharding.mesh import make_mesh
@@ -48,6 +48,16 @@ def test_answers_and_scores_are_those_of_the_prompts_in_their_order_and_of_no_pa
     scorer.params["score"]["kernel"] = kernel / jnp.sqrt(len(vocabulary))
     scores = score_answers(scorer, answered, compute=ComputeConfig())
     np.testing.assert_allclose(scores, [[1.0, 1.0], [0.0, 0.0]] * 6, rtol=1e-3)
+
+
+def test_a_command_shows_how_far_its_answers_are(capsys, monkeypatch):
+    monkeypatch.setattr("jaxrlhf.commands.progress.BETWEEN_LINES_S", 0.0)
+    policy, sampling = chain(ROOM | RAIN), dataclasses.replace(GREEDY, temperature=1.0)
+    config = GenerateConfig(model="any", dataset="any", out="any", answers=2, sampling=sampling)
+    batches = list(draw_answers(config, policy, encode(policy)))
+    assert [batch.lengths.shape for batch in batches] == [(8, 2), (4, 2)]
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("answers 1/24 ") and last.startswith("answers 24/24 ") and "cut off 12" in last
 
 
 def test_a_word_that_ends_answers_is_no_part_of_them():

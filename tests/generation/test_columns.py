@@ -29,11 +29,10 @@ def slots_of(columns: int, index: int, start: list[int]):
     """Slots whose cache holds in each column its number."""
     requests = Requests(keys=jax.random.split(jax.random.key(0), 2), settings=per_row(SamplingSettings(), 2, 4))
     params = POLICY.prepare(player_params())
-    slots = no_slots(POLICY, params, requests, slots=len(start), columns=columns, index=index, room=4)
-    numbers = np.arange(columns, dtype=np.float32)[:, None]
-    numbered = jax.tree.map(lambda old: jnp.broadcast_to(numbers, old.shape), slots.cache.keys)
-    cache = dataclasses.replace(slots.cache, keys=numbered, start=jnp.asarray(start))
-    return dataclasses.replace(slots, cache=cache)
+    empty, numbers = POLICY.init_cache(len(start), columns), np.arange(columns, dtype=np.float32)[:, None]
+    numbered = jax.tree.map(lambda old: jnp.broadcast_to(numbers, old.shape), empty.keys)
+    cache = dataclasses.replace(empty, keys=numbered, start=jnp.asarray(start), index=jnp.asarray(index))
+    return dataclasses.replace(no_slots(POLICY, params, requests, slots=len(start), room=4), cache=cache)
 
 
 def columns_of(slots) -> list[list[float]]:
@@ -48,7 +47,7 @@ def test_what_is_held_moves_to_the_left_and_has_room(monkeypatch, behind: int, s
     monkeypatch.setattr("jaxrlhf.generation.columns._LEAST", 4)
     slots = slots_of(8, 8, [3, 6])
     before = jax.tree.leaves((slots.cache.keys, slots.cache.values))
-    slots, index = make_room(slots, 8, np.asarray([3, 6]), behind=behind, ahead=3, most=20)
+    slots, index = make_room(slots, 8, held=5, behind=behind, ahead=3, most=20)
     assert index == int(slots.cache.index) == max(5, behind)
     assert (index - slots.cache.start).tolist() == [5, 2]  # tokens that are held
     assert slots.cache.columns == size and columns_of(slots) == [columns] * CONFIG.num_layers
@@ -57,7 +56,7 @@ def test_what_is_held_moves_to_the_left_and_has_room(monkeypatch, behind: int, s
 
 def test_more_room_behind_the_index_than_there_were_columns(monkeypatch):
     monkeypatch.setattr("jaxrlhf.generation.columns._LEAST", 4)
-    slots, index = make_room(slots_of(4, 2, [1, 2]), 2, np.asarray([1]), behind=7, ahead=2, most=9)
+    slots, index = make_room(slots_of(4, 2, [1, 2]), 2, held=1, behind=7, ahead=2, most=9)
     assert index == 7 and columns_of(slots)[0] == [0, 0, 0, 0, 0, 0, 1, 2, 3]
     assert slots.cache.start.tolist() == [6, 7]
 
@@ -67,5 +66,5 @@ def test_a_stacked_cache_moves_as_well(monkeypatch):
     monkeypatch.setattr("jaxrlhf.generation.columns._LEAST", 4)
     assert not isinstance(make_model(CONFIG).init_cache(1, 2).keys, tuple)
     slots = slots_of(6, 6, [2, 5])
-    slots, index = make_room(slots, 6, np.asarray([5]), behind=0, ahead=3, most=20)
+    slots, index = make_room(slots, 6, held=1, behind=0, ahead=3, most=20)
     assert index == 1 and slots.cache.keys[1, 1, 0, :, 0].tolist() == [5, 0, 0, 0]

@@ -45,6 +45,12 @@ def test_a_chunk_ends_at_its_limit_or_when_few_slots_go_on(limit: int, leave: in
     assert seen.going.tolist() == [length < full for length, full in zip(count, (1, 3, 6), strict=True)]
 
 
+@pytest.mark.parametrize("limit, held", [(0, 3), (1, 1), (2, 2), (4, 0)])
+def test_what_is_held_is_that_of_the_longest_slot_that_goes_on(limit: int, held: int):
+    slots = seated(COUNTING, PARAMS, prompt_batch([[4, 2, 5, 8], [6], []], 4), eos_ids=(9,))  # answers of 1 and 3
+    assert int(run(slots, limit, 0)[1].held) == held
+
+
 def test_chunks_append_where_the_last_one_ended():
     slots = counting_slots()
     for limit in (1, 4, 2, 4):

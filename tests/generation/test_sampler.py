@@ -285,6 +285,30 @@ def test_the_length_of_chunks_and_of_the_cache_change_nothing(monkeypatch, chunk
     assert_same(decode(prompts, EARLY, max_new_tokens=LONG, chunk=chunk), expected)
 
 
+@pytest.mark.parametrize("prompt, prefill_chunk, length, columns", [
+    (3, 0, 6, 24),  # 15 of the narrowest store and 6 of a chunk, though prompts may have 40
+    (40, 0, 6, 48),  # 39 + 6
+    (40, 0, 26, 92),  # 39 + 26, of which `bucket` makes 96, but prompts and answers have no more
+    (40, 30, 6, 76),  # 60, in two parts, and 6, of which it makes 96
+])  # fmt: skip
+def test_the_cache_is_as_long_as_prompts_and_answers_need(
+    monkeypatch, prompt: int, prefill_chunk: int, length: int, columns: int
+):
+    monkeypatch.setattr("jaxrlhf.generation.columns._LEAST", 4)
+    found = set()
+
+    def apply(*args: Any, cache: Any, **options: Any) -> ModelOutput:
+        if args[1].shape[1] == 1:
+            found.add(cache.columns)
+        return COUNTING.apply(*args, cache=cache, **options)
+
+    sample = Sampler(
+        dataclasses.replace(COUNTING, apply=apply), max_new_tokens=length, slots=2, prefill_chunk=prefill_chunk
+    )
+    sample(COUNTING_PARAMS, prompt_batch([[5] * prompt] * 5, 40), KEY)
+    assert max(found) == columns
+
+
 def traced(model: Model, traces: int) -> Model:
     """The model, whose `apply` may be traced so many times."""
 
