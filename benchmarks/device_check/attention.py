@@ -16,13 +16,15 @@ from benchmarks.device_check.contest import attempt
 from benchmarks.device_check.correctness import ROUNDED, verdict
 from benchmarks.device_check.shapes import AttentionShape, Shapes
 from benchmarks.device_check.sheet import Row, Sheet
-from jaxrlhf.models.attention_backends import mix_blocked, mix_cudnn, mix_splash, mix_whole, segment_mask
+from jaxrlhf.models.masks import segment_mask
+from jaxrlhf.models.mix_kernels import mix_cudnn, mix_splash
+from jaxrlhf.models.mix_xla import mix_blocked, mix_whole
 
 BOUNDS = {"float32": {"value": 5e-6, "gradient": 2e-6}, "bfloat16": {"value": 2e-2, "gradient": 1e-2}}
 """Values absolute, of inputs about 1; gradients by the norm of the difference over the norm. Of the same operands."""
 
 MixSegments = Callable[..., jax.Array]
-"""(segment_ids, prefix_ids or None, queries, keys, values) -> mixed values; see `attention_backends`."""
+"""(segment_ids, prefix_ids or None, queries, keys, values) -> mixed values; see `models/mix_kernels.py`."""
 
 Outcome = tuple[Any, tuple[Any, Any, Any]]  # mixed values; gradients by queries, keys and values
 

@@ -104,7 +104,7 @@ def _dpo(shape: Iteration) -> Callable[[], Phases]:
 
     def iterate() -> Phases:
         nonlocal state
-        state, metrics = run(state, reference, batch, numbers)
+        state, metrics = run(state, {"reference": reference}, batch, numbers)
         yield ("train", 2 * shape.pairs * shape.pair_length), metrics
 
     return iterate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jaxrlhf.kernels.tiles import TileSize
-from jaxrlhf.models.config import ComputeConfig, ModelConfig
+from jaxrlhf.models.config import ComputeConfig, LayerKind, ModelConfig
 
 
 class HeadShape(NamedTuple):
@@ -96,7 +96,7 @@ def _llama(vocab: int, width: int, mlp: int, layers: int, heads: int, kv_heads: 
         num_kv_heads=kv_heads,
         head_dim=width // heads,
         max_positions=8192,
-        rope_theta=500000.0,
+        pattern=(LayerKind(rope_theta=500_000.0),),
         tie_embeddings=True,
     )
 

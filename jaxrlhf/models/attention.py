@@ -1,26 +1,22 @@
-"""Attention: which backend mixes the tokens, chosen in one place. The backends are in `attention_backends.py`."""
+"""Attention: which backend mixes the tokens, chosen in one place.
+
+The backends are in `mix_xla.py` and `mix_kernels.py`.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from jaxrlhf.models.attention_backends import (
-    LANES,
-    mix_blocked,
-    mix_cached,
-    mix_cudnn,
-    mix_splash_over_mesh,
-    mix_whole,
-    segment_mask,
-)
-from jaxrlhf.models.cache import seen_columns
-from jaxrlhf.models.config import AttentionBackend, AttentionChoice, ComputeConfig, ModelConfig
+from jaxrlhf.models.config import AttentionBackend, AttentionChoice, ComputeConfig, LayerKind, ModelConfig
+from jaxrlhf.models.masks import seen_columns, segment_mask
+from jaxrlhf.models.mix_kernels import LANES, mix_cudnn, mix_splash_over_mesh
+from jaxrlhf.models.mix_xla import mix_blocked, mix_cached, mix_whole
 from jaxrlhf.sharding.mesh import platform_of, target_platform
 from jaxrlhf.types import KVCache
 
@@ -45,6 +41,7 @@ class Case(NamedTuple):
         head_dim: width of a head, Dh.
         tokens: of a row, T.
         prefixes: whether tokens see a second segment beside their own.
+        softcap: whether scores are capped.
     """
 
     platform: str
@@ -52,21 +49,26 @@ class Case(NamedTuple):
     head_dim: int
     tokens: int
     prefixes: bool = False
+    softcap: bool = False
 
 
 def make_mix(
     config: ModelConfig,
     compute: ComputeConfig,
+    kind: LayerKind,
     segment_ids: jax.Array,
+    positions: jax.Array,
     cache: KVCache | None,
     prefix_ids: jax.Array | None = None,
 ) -> Mix:
-    """Attention for the tokens of a forward pass: the same function for all layers.
+    """Attention for the tokens of a forward pass: the same function for all layers of a kind.
 
     Args:
         config: the model.
         compute: `dtype` and the backend that is asked for.
+        kind: of the layers.
         segment_ids: [B, T] int array of the tokens, 0 at padding; tokens see earlier ones of their own segment.
+        positions: [B, T] int array of the tokens, which a window is counted in.
         cache: where earlier tokens are, or None.
         prefix_ids: [B, T] int array, a second segment that each token sees, 0 if none; None means 0 everywhere.
 
@@ -76,19 +78,21 @@ def make_mix(
     Raises:
         ValueError: if the backend that is asked for cannot run.
     """
-    prefixes, tokens = prefix_ids is not None, segment_ids.shape[1]
+    prefixes, tokens, window = prefix_ids is not None, segment_ids.shape[1], kind.window
+    scoring: dict[str, Any] = {"scale": config.attention_scale, "softcap": config.attention_softcap}
     if cache is not None and reads_cache(cache, tokens):
-        return functools.partial(mix_cached, seen_columns(cache, tokens))
-    case = Case(target_platform(), compute.dtype, config.head_dim, tokens, prefixes)
+        return functools.partial(mix_cached, seen_columns(cache, tokens, window), **scoring)
+    case = _case(config, compute, tokens, prefixes=prefixes)
     choose = choose_backend if cache is None else _what_can
     match choose(compute.attention, case):
         case "cudnn":
-            return functools.partial(mix_cudnn, segment_ids, prefix_ids)
+            options = {"positions": positions, "window": window, "scale": config.attention_scale}
+            return functools.partial(mix_cudnn, segment_ids, prefix_ids, **options)
         case "splash":
-            return functools.partial(mix_splash_over_mesh, segment_ids)
+            return functools.partial(mix_splash_over_mesh, segment_ids, window=window, **scoring)
         case _:
-            mask = segment_mask(segment_ids, prefix_ids)
-            return functools.partial(mix_blocked if _blocks_pay(case) else mix_whole, mask)
+            mask = segment_mask(segment_ids, prefix_ids, positions=positions, window=window)
+            return functools.partial(mix_blocked if _blocks_pay(case) else mix_whole, mask, **scoring)
 
 
 def reads_cache(cache: KVCache, tokens: int) -> bool:
@@ -131,7 +135,7 @@ def why_not_share(config: ModelConfig, compute: ComputeConfig, tokens: int) -> s
     Returns:
         What the log says, or None.
     """
-    case = Case(target_platform(), compute.dtype, config.head_dim, tokens)
+    case = _case(config, compute, tokens)
     wanted = _wanted(compute.attention, case)
     if wanted == "xla" or _obstacle(wanted, case) is not None:
         return None if case.platform == "cpu" else "attention on xla would hold the scores of longer rows"
@@ -156,6 +160,11 @@ def choose_backend(asked: AttentionChoice, case: Case) -> AttentionBackend:
     raise ValueError(f"compute.attention={asked!r} needs {obstacle}; choose 'auto' or 'xla'")
 
 
+def _case(config: ModelConfig, compute: ComputeConfig, tokens: int, *, prefixes: bool = False) -> Case:
+    softcap = config.attention_softcap is not None
+    return Case(target_platform(), compute.dtype, config.head_dim, tokens, prefixes, softcap)
+
+
 def _what_can(asked: AttentionChoice, case: Case) -> AttentionBackend:
     """The backend for prompts before decoding, which are often too short for the one that training asks for."""
     wanted = _wanted(asked, case)
@@ -173,6 +182,7 @@ def _obstacle(backend: AttentionBackend, case: Case) -> str | None:
             (case.platform == "cuda", f"an NVIDIA GPU; the program is for {case.platform}"),
             (case.dtype == "bfloat16", f"compute.dtype=bfloat16; it is {case.dtype}"),
             (case.head_dim % 8 == 0 and case.head_dim <= 128, f"heads of 8, 16, ... 128; head_dim is {case.head_dim}"),
+            (not case.softcap, "scores that are not capped"),
         ]
     elif backend == "splash":
         needs = [

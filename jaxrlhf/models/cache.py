@@ -40,22 +40,6 @@ def make_cache(config: ModelConfig, batch: int, length: int, dtype: Any, *, stac
     return KVCache(keys=empty(), values=empty(), start=jnp.zeros((batch,), jnp.int32), index=jnp.zeros((), jnp.int32))
 
 
-def seen_columns(cache: KVCache, tokens: int) -> jax.Array:
-    """Which columns each coming token sees: those of its row up to its own.
-
-    Args:
-        cache: the cache, `index` at the column of the first of them.
-        tokens: how many come, T.
-
-    Returns:
-        [B, 1, T, S] bool array. What comes before the start of its row sees nothing.
-    """
-    columns = jnp.arange(cache.columns)
-    causal = columns[None, :] <= (cache.index + jnp.arange(tokens))[:, None]  # [T, S]
-    own = columns[None, :] >= cache.start[:, None]  # [B, S]
-    return (causal[None] & own[:, None])[:, None]
-
-
 def write_layer(cache: KVCache, layer: jax.Array | int, keys: jax.Array, values: jax.Array) -> KVCache:
     """Writes the new keys and values of one layer, in place where the caller gives the cache away.
 

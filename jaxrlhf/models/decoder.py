@@ -4,28 +4,33 @@ Parameters are a nested dict with the names of the published checkpoints; those 
 axis, which `lax.scan` walks:
 
     embed_tokens/embedding [V, D]    layers/<block> [L, ...]    norm/scale [D]
+    embed_positions/embedding [max_positions, D]                learned positions
     lm_head/kernel [V, D]            untied models              score/kernel [1, D]    reward and value models
 
-`decoding.py` has the form that a loop of single tokens reads.
+Where layers are of several kinds, a round of the loop takes one of each, so that what tells them apart is known when
+the program is compiled. `decoding.py` has the form that a loop of single tokens reads.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.models.attention import Mix, make_mix
-from jaxrlhf.models.attention_backends import keep_of_kernels
+from jaxrlhf.models.attention import make_mix
 from jaxrlhf.models.cache import make_cache
-from jaxrlhf.models.config import ComputeConfig, ModelConfig
+from jaxrlhf.models.config import ComputeConfig, LayerKind, ModelConfig
 from jaxrlhf.models.decoding import TURNED_HEAD, prepare, unrolls
-from jaxrlhf.models.layers import INIT_STD, Block, RMSNorm
+from jaxrlhf.models.layers import Block, Seen
+from jaxrlhf.models.linear import INIT_STD, Products, keep_projections
+from jaxrlhf.models.lora_config import LoraConfig
+from jaxrlhf.models.mix_kernels import keep_of_kernels
+from jaxrlhf.models.norms import make_norm
 from jaxrlhf.models.rotary import rotary_angles
 from jaxrlhf.sharding.mesh import BATCH_AXES, constrain
 from jaxrlhf.types import Head, KVCache, Model, ModelOutput, Params
@@ -33,23 +38,25 @@ from jaxrlhf.types import Head, KVCache, Model, ModelOutput, Params
 BlockFn = Callable[[Params, jax.Array, KVCache | None, jax.Array | int], tuple[jax.Array, KVCache | None]]
 """(parameters of a block, hidden [B, T, D], cache, number of the layer) -> (hidden, cache)."""
 
+Stream = tuple[jax.Array, KVCache | None]
+
 _REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_of_kernels
-    ),
+    "dots": jax.checkpoint_policies.save_from_both_policies(keep_projections, keep_of_kernels),
     "full": None,
 }
 
 
-def make_model(config: ModelConfig, compute: ComputeConfig | None = None) -> Model:
+def make_model(config: ModelConfig, compute: ComputeConfig | None = None, lora: LoraConfig | None = None) -> Model:
     """The decoder as pure functions.
 
-    `apply` takes `key` because models may have dropout; this one has none. `head` returns the weights as they are; the
-    kernel casts what it reads.
+    Matrices of the blocks may have adapters beside them, see `models/lora.py`, and be kept in bfloat16 or 8 bits. `key`
+    of `apply` is for the dropout of adapters; there is no other. `head` returns the weights as they are; the kernel
+    casts what it reads.
 
     Args:
         config: the model.
         compute: how to compute it; None means `ComputeConfig()`.
+        lora: scale and dropout of adapters; None where the parameters have none.
 
     Returns:
         `Model`; `apply` gives hidden states in the compute dtype, finite at padding too.
@@ -59,8 +66,11 @@ def make_model(config: ModelConfig, compute: ComputeConfig | None = None) -> Mod
     def init_cache(batch: int, length: int, dtype: Any = None) -> KVCache:
         return make_cache(config, batch, length, compute.dtype if dtype is None else dtype, stacked=not unrolls())
 
+    products = Products(compute.dtype)
+    if lora is not None and lora.rank is not None:
+        products = Products(compute.dtype, lora.scale, lora.dropout)
     return Model(
-        apply=functools.partial(_apply, config, compute),
+        apply=functools.partial(_apply, config, compute, products),
         head=functools.partial(_head, config),
         init_cache=init_cache,
         prepare=functools.partial(prepare, config, compute),
@@ -75,7 +85,8 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
         key: consumed.
 
     Returns:
-        Nested dict; see the head of this file. Matrices are normal with deviation 0.02, norms 1, a score head 0.
+        Nested dict; see the head of this file. Matrices are normal with deviation 0.02, biases 0, norms 1, a score head
+        0.
     """
     embed_key, layers_key, head_key = jax.random.split(key, 3)
     normal = jax.nn.initializers.normal(INIT_STD)
@@ -83,8 +94,11 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
     params: dict[str, Any] = {
         "embed_tokens": {"embedding": normal(embed_key, table, jnp.float32)},
         "layers": jax.vmap(functools.partial(_init_block, config))(jax.random.split(layers_key, config.num_layers)),
-        "norm": {"scale": jnp.ones((config.hidden_size,), jnp.float32)},
+        "norm": make_norm(config, jnp.float32).init(key, jnp.zeros((1, config.hidden_size)))["params"],
     }
+    if config.learned_positions:
+        table_key, places = jax.random.fold_in(embed_key, 1), (config.max_positions, config.hidden_size)
+        params["embed_positions"] = {"embedding": normal(table_key, places, jnp.float32)}
     if config.scalar_head:
         params["score"] = {"kernel": jnp.zeros((1, config.hidden_size), jnp.float32)}
     elif not config.tie_embeddings:
@@ -107,6 +121,7 @@ def param_shapes(config: ModelConfig) -> Params:
 def _apply(
     config: ModelConfig,
     compute: ComputeConfig,
+    products: Products,
     params: Params,
     tokens: jax.Array,
     *,
@@ -116,26 +131,42 @@ def _apply(
     key: jax.Array | None = None,
     prefix_ids: jax.Array | None = None,
 ) -> ModelOutput:
-    del key  # no dropout
     chex.assert_rank(tokens, 2)
     chex.assert_equal_shape([tokens, positions, segment_ids] + ([] if prefix_ids is None else [prefix_ids]))
-    mix = make_mix(config, compute, segment_ids, cache, prefix_ids)
-    block = _block_fn(config, compute, positions, mix, training=cache is None)
-    hidden = params["embed_tokens"]["embedding"][tokens].astype(compute.dtype)
-    hidden = constrain(hidden, BATCH_AXES, None, None)
-    hidden, cache = _run_layers(block, params["layers"], hidden, cache, compute.scan_unroll)
-    normed: Any = RMSNorm(config.rms_eps, compute.dtype).apply({"params": params["norm"]}, hidden)
+
+    def seen(kind: LayerKind) -> Seen:
+        mix = make_mix(config, compute, kind, segment_ids, positions, cache, prefix_ids)
+        rotary = None if kind.rope_theta is None else rotary_angles(positions, kind, config.turned_dim)
+        return Seen(rotary, mix)
+
+    kinds = {kind: seen(kind) for kind in config.pattern}
+    make_block = functools.partial(_block_fn, config, compute, products, key, training=cache is None)
+    blocks = [make_block(kinds[kind]) for kind in config.pattern]
+    hidden = constrain(_embed(config, compute.dtype, params, tokens, positions), BATCH_AXES, None, None)
+    hidden, cache = _run_layers(blocks, params["layers"], (hidden, cache), compute.scan_unroll)
+    normed: Any = make_norm(config, compute.dtype).apply({"params": params["norm"]}, hidden)
     if cache is not None:
         cache = dataclasses.replace(cache, index=cache.index + tokens.shape[1])
     return ModelOutput(hidden=normed, cache=cache, aux={})
 
 
-def _block_fn(config: ModelConfig, compute: ComputeConfig, positions: jax.Array, mix: Mix, training: bool) -> BlockFn:
-    rotary = rotary_angles(positions, config)
-    module = Block(config, compute.dtype)
+def _embed(config: ModelConfig, dtype: Any, params: Any, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    hidden = params["embed_tokens"]["embedding"][tokens].astype(dtype)
+    if config.embedding_scale != 1.0:
+        hidden = hidden * jnp.asarray(config.embedding_scale, dtype)
+    if config.learned_positions:
+        hidden = hidden + params["embed_positions"]["embedding"][positions].astype(dtype)
+    return hidden
+
+
+def _block_fn(
+    config: ModelConfig, compute: ComputeConfig, products: Products, key: Any, seen: Seen, *, training: bool
+) -> BlockFn:
+    module = Block(config, products)
 
     def block(params: Params, hidden: jax.Array, cache: KVCache | None, layer: jax.Array | int) -> Any:
-        output: Any = module.apply({"params": params}, hidden, rotary, mix, cache, layer)
+        keys = {} if key is None else {"dropout": jax.random.fold_in(key, layer)}
+        output: Any = module.apply({"params": params}, hidden, seen, cache, layer, rngs=keys)
         return constrain(output[0], BATCH_AXES, None, None), output[1]
 
     if compute.remat == "none" or not training:
@@ -145,37 +176,52 @@ def _block_fn(config: ModelConfig, compute: ComputeConfig, positions: jax.Array,
     return jax.checkpoint(block, policy=_REMAT_POLICIES[compute.remat], prevent_cse=not looped)
 
 
-def _run_layers(
-    block: BlockFn, layers: Any, hidden: jax.Array, cache: KVCache | None, unroll: int
-) -> tuple[jax.Array, KVCache | None]:
+def _run_layers(blocks: Sequence[BlockFn], layers: Any, stream: Stream, unroll: int) -> Stream:
+    """Runs all layers, which take the blocks in turn."""
     if isinstance(layers, tuple):
-        for number, params in enumerate(layers):
-            hidden, cache = block(params, hidden, cache, number)
-        return hidden, cache
-    if cache is not None and isinstance(cache.keys, tuple):
+        return _run_each(blocks, layers, stream, 0)
+    if stream[1] is not None and isinstance(stream[1].keys, tuple):
         raise ValueError("parameters are stacked and the cache is not; apply Model.prepare to the parameters first")
+    kinds = len(blocks)
+    rounds, rest = divmod(jax.tree.leaves(layers)[0].shape[0], kinds)
 
-    def body(carry: Any, layer: Any) -> tuple[Any, None]:
-        (hidden, cache), (params, number) = carry, layer
-        return block(params, hidden, cache, number), None
+    def body(stream: Any, round: Any) -> tuple[Any, None]:
+        params, number = round
+        parts = (params,)
+        if kinds > 1:
+            parts = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(kinds))
+        return _run_each(blocks, parts, stream, number * kinds), None
 
     # The cache is in the carry: as an input and output of the scan it would be copied.
-    count = jax.tree.leaves(layers)[0].shape[0]
-    numbers = jnp.arange(count, dtype=jnp.int32)
-    (hidden, cache), _ = jax.lax.scan(body, (hidden, cache), (layers, numbers), unroll=min(unroll, count))
-    return hidden, cache
+    if rounds:
+        numbers = jnp.arange(rounds, dtype=jnp.int32)
+        params = layers
+        if kinds > 1:  # an axis of length 1 would have a CPU copy all parameters
+            params = jax.tree.map(lambda leaf: leaf[: rounds * kinds].reshape(rounds, kinds, *leaf.shape[1:]), layers)
+        stream, _ = jax.lax.scan(body, stream, (params, numbers), unroll=min(-(-unroll // kinds), rounds))
+    last = tuple(jax.tree.map(lambda leaf, i=i: leaf[rounds * kinds + i], layers) for i in range(rest))
+    return _run_each(blocks, last, stream, rounds * kinds)
+
+
+def _run_each(blocks: Sequence[BlockFn], layers: Sequence[Params], stream: Stream, first: jax.Array | int) -> Stream:
+    """Runs layers one after another; the number of the first is a multiple of that of the blocks."""
+    for number, params in enumerate(layers):
+        stream = blocks[number % len(blocks)](params, *stream, first + number)
+    return stream
 
 
 def _head(config: ModelConfig, params: Params) -> Head:
     if config.scalar_head:
         return Head(weight=params["score"]["kernel"])
+    options: dict[str, Any] = {"softcap": config.final_softcap}
     if TURNED_HEAD in params:
-        return Head(weight=params[TURNED_HEAD], layout="dv")
-    return Head(weight=params["embed_tokens"]["embedding"] if config.tie_embeddings else params["lm_head"]["kernel"])
+        return Head(weight=params[TURNED_HEAD], layout="dv", **options)
+    table = params["embed_tokens"]["embedding"] if config.tie_embeddings else params["lm_head"]["kernel"]
+    return Head(weight=table, **options)
 
 
 def _init_block(config: ModelConfig, key: jax.Array) -> Params:
-    # Shapes of parameters do not depend on the input, so one token will do.
+    # Shapes of parameters do not depend on the input, so one token will do, which sees itself and does not turn.
     hidden = jnp.zeros((1, 1, config.hidden_size))
-    rotary = rotary_angles(jnp.zeros((1, 1), jnp.int32), config)
-    return Block(config, jnp.float32).init(key, hidden, rotary, jax.nn.dot_product_attention, None, 0)["params"]
+    seen = Seen(None, jax.nn.dot_product_attention)
+    return Block(config, Products(jnp.float32)).init(key, hidden, seen, None, 0)["params"]

@@ -32,10 +32,16 @@ def prepare(config: ModelConfig, compute: ComputeConfig, params: Params) -> Para
     """
 
     def cast(path: Any, leaf: jax.Array) -> jax.Array:
-        return leaf if path[-1].key == "scale" else leaf.astype(compute.dtype)  # norms are computed in float32
+        # Norms are computed in float32, and matrices in 8 bits stay so.
+        whole = _is_norm(path) or path[-1].key == "kernel_scale" or leaf.dtype == jnp.int8
+        return leaf if whole else leaf.astype(compute.dtype)
 
     params = jax.tree_util.tree_map_with_path(cast, params)
     return _unrolled(config, params) if unrolls() else params
+
+
+def _is_norm(path: Any) -> bool:
+    return path[-2].key.endswith("norm")
 
 
 def unrolls() -> bool:

@@ -6,21 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrlhf.models.config import LinearScaling, Llama3Scaling, ModelConfig
+from jaxrlhf.models.config import LayerKind
+from jaxrlhf.models.rope_config import LinearScaling, Llama3Scaling
 
 
-def rotary_frequencies(config: ModelConfig) -> np.ndarray:
+def rotary_frequencies(kind: LayerKind, width: int) -> np.ndarray:
     """Angle that each pair of a head turns by from one position to the next.
 
     Args:
-        config: the model.
+        kind: of the layer; `rope_theta` is not None.
+        width: how many entries of a head turn, R.
 
     Returns:
-        [Dh / 2] float32 array, falling from 1.
+        [R / 2] float32 array, falling from 1.
     """
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    frequencies = config.rope_theta**-exponents
-    match config.rope_scaling:
+    assert kind.rope_theta is not None, "layers without rotary positions turn nothing"
+    exponents = np.arange(0, width, 2, dtype=np.float64) / width
+    frequencies = kind.rope_theta**-exponents
+    match kind.rope_scaling:
         case None:
             pass
         case LinearScaling(factor=factor):
@@ -30,34 +33,37 @@ def rotary_frequencies(config: ModelConfig) -> np.ndarray:
     return frequencies.astype(np.float32)
 
 
-def rotary_angles(positions: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+def rotary_angles(positions: jax.Array, kind: LayerKind, width: int) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of each pair's angle at each position.
 
     Args:
         positions: [B, T] int array.
-        config: the model.
+        kind: of the layer; `rope_theta` is not None.
+        width: how many entries of a head turn, R.
 
     Returns:
-        Cosines and sines, both [B, T, 1, Dh / 2] float32; the axis of 1 is that of the heads.
+        Cosines and sines, both [B, T, 1, R / 2] float32; the axis of 1 is that of the heads.
     """
-    frequencies = jnp.asarray(rotary_frequencies(config))
+    frequencies = jnp.asarray(rotary_frequencies(kind, width))
     angles = positions[:, :, None, None].astype(jnp.float32) * frequencies[None, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns the pairs (i, i + Dh / 2) of each head by their angles, in float32.
+    """Turns the pairs (i, i + R / 2) among the first R entries of each head by their angles, in float32.
 
     Args:
         x: [B, T, H, Dh] queries or keys.
-        cos: [B, T, 1, Dh / 2] float32, from `rotary_angles`.
-        sin: [B, T, 1, Dh / 2] float32, likewise.
+        cos: [B, T, 1, R / 2] float32, from `rotary_angles`; R is Dh at most.
+        sin: [B, T, 1, R / 2] float32, likewise.
 
     Returns:
-        [B, T, H, Dh] array of the dtype of `x`.
+        [B, T, H, Dh] array of the dtype of `x`; entries from R on are as they were.
     """
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    turned, rest = x[..., : 2 * cos.shape[-1]].astype(jnp.float32), x[..., 2 * cos.shape[-1] :]
+    first, second = jnp.split(turned, 2, axis=-1)
+    parts = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate([*(part.astype(x.dtype) for part in parts), rest], axis=-1)
 
 
 def _blend(frequencies: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import jax
+
+Activation = Callable[[jax.Array], jax.Array]
 
 
 @jax.custom_vjp
@@ -22,19 +27,25 @@ def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-@jax.custom_vjp
-def project_gated(gate: jax.Array, up: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The product (silu(gate) * up) @ kernel, which keeps its arguments for the backward pass and nothing between.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def project_activated(activate: Activation, x: tuple[jax.Array, ...], kernel: jax.Array) -> jax.Array:
+    """The product activated(activate, x) @ kernel, which keeps its arguments for the backward pass and nothing between.
 
     Args:
-        gate: [..., F] float array.
-        up: [..., F] float array.
+        activate: the activation.
+        x: what `activated` takes, [..., F] each.
         kernel: [F, D] float array of the same dtype.
 
     Returns:
         [..., D] array.
     """
-    return _gated(gate, up) @ kernel
+    return activated(activate, x) @ kernel
+
+
+def activated(activate: Activation, x: tuple[jax.Array, ...]) -> jax.Array:
+    """The hidden layer of an MLP: activate(up) of x = (up,), or activate(gate) * up of x = (gate, up)."""
+    first, *rest = x
+    return activate(first) * rest[0] if rest else activate(first)
 
 
 def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -47,20 +58,21 @@ def _backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple
     return cotangent @ kernel.T, jax.lax.dot_general(x, cotangent, ((leading, leading), ((), ())))
 
 
-def _gated(gate: jax.Array, up: jax.Array) -> jax.Array:
-    return jax.nn.silu(gate) * up
+_Saved = tuple[tuple[jax.Array, ...], jax.Array]
 
 
-def _gated_forward(gate: jax.Array, up: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _gated(gate, up) @ kernel, (gate, up, kernel)
+def _activated_forward(activate: Activation, x: tuple[jax.Array, ...], kernel: jax.Array) -> tuple[jax.Array, _Saved]:
+    return activated(activate, x) @ kernel, (x, kernel)
 
 
-def _gated_backward(saved: tuple[jax.Array, ...], cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    gate, up, kernel = saved
-    hidden, pull = jax.vjp(_gated, gate, up)
+def _activated_backward(
+    activate: Activation, saved: _Saved, cotangent: jax.Array
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    x, kernel = saved
+    hidden, pull = jax.vjp(functools.partial(activated, activate), x)
     d_hidden, d_kernel = _backward((hidden, kernel), cotangent)
     return *pull(d_hidden), d_kernel
 
 
 project.defvjp(_forward, _backward)
-project_gated.defvjp(_gated_forward, _gated_backward)
+project_activated.defvjp(_activated_forward, _activated_backward)

@@ -18,11 +18,16 @@ Rules = Sequence[tuple[str, PartitionSpec]]
 # those before, such as the one that layers are stacked on, stay whole.
 RULES: Rules = (
     (r"(embed_tokens/embedding|lm_head/kernel)$", PartitionSpec("tensor", "fsdp")),
-    (r"self_attn/(q|k|v)_proj/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"self_attn/o_proj/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"mlp/(gate|up)_proj/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"mlp/down_proj/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"(norm|input_layernorm|post_attention_layernorm)/scale$", PartitionSpec()),
+    (r"embed_positions/embedding$", PartitionSpec(None, "fsdp")),
+    (r"(q|k|v|gate|up)_proj/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"(q|k|v|gate|up)_proj/(bias|kernel_scale)$", PartitionSpec("tensor")),
+    (r"(q|k|v|gate|up)_proj/lora_a$", PartitionSpec("fsdp", None)),
+    (r"(q|k|v|gate|up)_proj/lora_b$", PartitionSpec(None, "tensor")),
+    (r"(o|down)_proj/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"(o|down)_proj/(bias|kernel_scale)$", PartitionSpec()),
+    (r"(o|down)_proj/lora_a$", PartitionSpec("tensor", None)),
+    (r"(o|down)_proj/lora_b$", PartitionSpec(None, "fsdp")),
+    (r"norm/(scale|bias)$", PartitionSpec()),
     (r"score/kernel$", PartitionSpec()),
 )
 

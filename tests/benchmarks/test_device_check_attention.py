@@ -10,7 +10,7 @@ from benchmarks.device_check.clock import Clock
 from benchmarks.device_check.correctness import verdict
 from benchmarks.device_check.shapes import TINY, AttentionShape
 from benchmarks.device_check.sheet import Sheet, read_rows
-from jaxrlhf.models.attention_backends import mix_splash
+from jaxrlhf.models.mix_kernels import mix_splash
 
 SHAPE = TINY.attention[0]
 

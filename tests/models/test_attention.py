@@ -10,10 +10,11 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from jaxrlhf.models import attention
 from jaxrlhf.models.attention import Case, check_attention, choose_backend, make_mix, why_not_share
-from jaxrlhf.models.attention_backends import mix_cached, mix_splash_over_mesh, mix_whole
 from jaxrlhf.models.cache import make_cache
-from jaxrlhf.models.config import ComputeConfig
+from jaxrlhf.models.config import ComputeConfig, LayerKind
 from jaxrlhf.models.decoder import make_model, param_shapes
+from jaxrlhf.models.mix_kernels import mix_splash_over_mesh
+from jaxrlhf.models.mix_xla import mix_cached, mix_whole
 from jaxrlhf.sharding.mesh import AXES
 from tests.models.tiny import TINY, positions_of, random_params, random_tokens
 
@@ -41,8 +42,11 @@ def test_a_prompt_that_is_too_short_for_the_backend_of_training_runs_on_xla(monk
     config, compute = dataclasses.replace(TINY, head_dim=64), ComputeConfig(attention=asked)
     short, long = (jnp.ones((1, tokens), jnp.int32) for tokens in (5, 128))
     with caplog.at_level(logging.INFO, logger="jaxrlhf"):
-        mixes = [make_mix(config, compute, ids, make_cache(config, 1, ids.shape[1], "float32", stacked=True))
-                 for ids in (short, long)]  # fmt: skip
+        caches = [make_cache(config, 1, ids.shape[1], "float32", stacked=True) for ids in (short, long)]
+        mixes = [
+            make_mix(config, compute, LayerKind(), ids, ids, cache)
+            for ids, cache in zip((short, long), caches, strict=True)
+        ]
     assert [mix.func for mix in mixes] == [mix_whole, mix_splash_over_mesh] and not caplog.messages
 
 
@@ -50,7 +54,8 @@ def test_a_prompt_that_is_too_short_for_the_backend_of_training_runs_on_xla(monk
 def test_tokens_after_others_read_the_cache(monkeypatch, asked):
     monkeypatch.setattr(attention, "target_platform", lambda: "tpu")
     cache = make_cache(TINY, 1, 6, "float32", stacked=True)
-    assert make_mix(TINY, ComputeConfig(attention=asked), jnp.ones((1, 5), jnp.int32), cache).func is mix_cached
+    ids = jnp.ones((1, 5), jnp.int32)
+    assert make_mix(TINY, ComputeConfig(attention=asked), LayerKind(), ids, ids, cache).func is mix_cached
 
 
 @pytest.mark.parametrize(

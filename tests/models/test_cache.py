@@ -6,23 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.models.cache import make_cache, read_layer, seen_columns, write_layer
+from jaxrlhf.models.cache import make_cache, read_layer, write_layer
 from tests.models.tiny import TINY
 
 
 def cache_of(columns: int, index: int, start: list[int], *, stacked: bool = True, dtype=jnp.float32):
     cache = make_cache(TINY, len(start), columns, dtype, stacked=stacked)
     return dataclasses.replace(cache, index=jnp.asarray(index), start=jnp.asarray(start))
-
-
-def test_tokens_see_the_columns_of_their_row_up_to_their_own():
-    mask = seen_columns(cache_of(5, 2, [1, 0, 3]), 2)
-    expected = [
-        [[0, 1, 1, 0, 0], [0, 1, 1, 1, 0]],
-        [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]],
-        [[0, 0, 0, 0, 0], [0, 0, 0, 1, 0]],  # its first token is the second of these
-    ]
-    np.testing.assert_array_equal(mask[:, 0], np.asarray(expected, bool))
 
 
 @pytest.mark.parametrize("stacked", [True, False])

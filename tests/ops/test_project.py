@@ -1,10 +1,12 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.ops.project import project, project_gated
+from jaxrlhf.ops.project import activated, project, project_activated
 
 
 def arrays(*leading: int, dtype=jnp.float32) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -48,11 +50,20 @@ def gated(gate: jax.Array, up: jax.Array, kernel: jax.Array) -> jax.Array:
 def test_gated_equals_the_product_and_its_gradients(leading: tuple[int, ...]):
     gate, kernel, cotangent = arrays(*leading)
     expected, pull = jax.vjp(gated, gate, gate[::-1] + 1, kernel)
-    actual, own_pull = jax.vjp(project_gated, gate, gate[::-1] + 1, kernel)
+    own = functools.partial(project_activated, jax.nn.silu)
+    actual, own_pull = jax.vjp(lambda *x: own(x[:2], x[2]), gate, gate[::-1] + 1, kernel)
     chex.assert_trees_all_close((actual, own_pull(cotangent)), (expected, pull(cotangent)), rtol=1e-5, atol=1e-6)
 
 
 def test_gated_keeps_its_arguments_alone():
     gate, kernel, _ = arrays(2, 3)
-    _, pull = jax.vjp(project_gated, gate, gate + 1, kernel)
+    _, pull = jax.vjp(functools.partial(project_activated, jax.nn.silu), (gate, gate + 1), kernel)
     assert sorted(x.shape for x in jax.tree.leaves(pull)) == [(2, 3, 5), (2, 3, 5), (5, 3)]
+
+
+def test_without_a_gate_the_activation_is_all():
+    up, kernel, cotangent = arrays(4)
+    expected, pull = jax.vjp(lambda up, kernel: jnp.tanh(up) @ kernel, up, kernel)
+    actual, own_pull = jax.vjp(lambda up, kernel: project_activated(jnp.tanh, (up,), kernel), up, kernel)
+    chex.assert_trees_all_close((actual, own_pull(cotangent)), (expected, pull(cotangent)), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(activated(jnp.tanh, (up,)), jnp.tanh(up))
