@@ -1,75 +1,76 @@
-"""The decoder against the Llama of transformers, on tiny random models."""
+"""The decoder against transformers with torch, on tiny random models of every family."""
 
+import functools
+from typing import Any, NamedTuple
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrlhf.models.load import load_policy
-from tests.models.tiny import logits
+from jaxrlhf.generation.prompts import pad_prompts
+from jaxrlhf.generation.sampler import Sampler
+from jaxrlhf.generation.settings import SamplingSettings
+from jaxrlhf.kernels.logits import logits_of
+from jaxrlhf.models.folder import FAMILIES
+from jaxrlhf.models.load import Loaded, load_policy
+from tests.models.peers import PEERS, WORDS, make_peer, peer_logits, save_peer
+from tests.models.tiny import positions_of
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
 
-BASE = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 56,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-CONFIGS = {
-    "every head its own keys": {},
-    "two heads share keys": {"num_key_value_heads": 2},
-    "all heads share keys": {"num_key_value_heads": 1},
-    "tied": {"tie_word_embeddings": True, "num_key_value_heads": 2},
-    "wide heads": {"head_dim": 16},
-    "narrow heads, tied": {"head_dim": 4, "tie_word_embeddings": True, "num_key_value_heads": 1},
-    "llama3 scaling": {"rope_parameters": LLAMA3},
-    "linear scaling": {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
-    "other base and epsilon": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}, "rms_norm_eps": 1e-2},
-    "deep": {"num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 2},
-}
+COLUMNS = 24
+SEGMENTS = np.ones((4, COLUMNS), np.int32)
+SEGMENTS[1, :7] = 0  # padded on the left
+SEGMENTS[2, 15:] = 0  # padded on the right
+SEGMENTS[3] = [1] * 13 + [2] * 9 + [0] * 2  # packed
+TOKENS = np.random.default_rng(0).integers(1, WORDS, SEGMENTS.shape).astype(np.int32)
 
 
-@pytest.fixture(params=list(CONFIGS), ids=lambda name: name.replace(" ", "-"))
-def peer(request, tmp_path):
-    """A random torch model, and the folder that it was saved to."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+class Pair(NamedTuple):
+    """A random torch model, and the same one loaded from the folder that it was saved to."""
 
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**(BASE | CONFIGS[request.param]))).eval()
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            if "norm" in name:  # ones would hide a norm that is in the wrong place
-                tensor.add_(0.3 * torch.randn_like(tensor))
-    model.save_pretrained(tmp_path)
-    return model, tmp_path
+    peer: Any
+    loaded: Loaded
 
 
-def test_logits_equal_those_of_transformers_under_padding_on_either_side(peer):
-    model, folder = peer
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 96, (3, 24))
-    mask = np.ones((3, 24), np.int64)
-    mask[1, :7] = 0  # padded on the left
-    mask[2, 15:] = 0  # padded on the right
-    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    with torch.no_grad():
-        expected = model(
-            torch.tensor(tokens), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions)
-        ).logits.numpy()
-    loaded = load_policy(folder)
-    found = np.asarray(logits(loaded.model, loaded.params, jnp.asarray(tokens, jnp.int32), mask))
-    real = mask.astype(bool)
-    np.testing.assert_allclose(found[real], expected[real], atol=1e-4, rtol=1e-4)
+@pytest.fixture(scope="module", params=PEERS, ids=lambda name: name.replace(" ", "-"))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    peer = make_peer(request.param)
+    return Pair(peer, load_policy(save_peer(peer, tmp_path_factory.mktemp("peer"))))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(model: Any, params: Any, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    hidden = model.apply(params, tokens, positions=positions, segment_ids=segment_ids).hidden
+    return logits_of(hidden, model.head(params))
+
+
+def test_logits_equal_those_of_transformers_under_padding_and_packing(pair: Pair):
+    model, params = pair.loaded.model, pair.loaded.params
+    found = logits(model, params, jnp.asarray(TOKENS), positions_of(SEGMENTS), jnp.asarray(SEGMENTS))
+    expected = peer_logits(pair.peer, TOKENS, SEGMENTS)
+    assert np.abs(expected).max() > 1  # far from where all words are alike
+    np.testing.assert_allclose(np.where(SEGMENTS[:, :, None] > 0, found, 0), expected, atol=5e-5, rtol=0)
+
+
+def test_greedy_answers_are_those_of_transformers(pair: Pair):
+    prompts = pad_prompts([TOKENS[0, :9].tolist(), TOKENS[1, :6].tolist()])
+    answers = pair.peer.generate(
+        torch.tensor(prompts.tokens).long(),
+        attention_mask=torch.tensor(prompts.segment_ids).long(),
+        do_sample=False,
+        min_new_tokens=32,
+        max_new_tokens=32,
+        pad_token_id=0,
+    )
+    samples = Sampler(pair.loaded.model, max_new_tokens=32)(
+        pair.loaded.params, prompts, jax.random.key(0), SamplingSettings(temperature=0.0)
+    )
+    np.testing.assert_array_equal(samples.tokens, answers[:, prompts.tokens.shape[1] :].numpy())
+
+
+def test_every_family_has_two_peers():
+    names = [name.split()[0] for name in PEERS]
+    assert {name: min(2, names.count(name)) for name in FAMILIES} == dict.fromkeys(FAMILIES, 2)
