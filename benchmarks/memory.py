@@ -86,7 +86,7 @@ def _sft(config: ModelConfig) -> tuple[Any, ...]:
 def _dpo(config: ModelConfig) -> tuple[Any, ...]:
     batch = PairBatch(answers=_tokens(ROWS // 2, 2, TOKENS), margin=jax.ShapeDtypeStruct((ROWS // 2,), jnp.float32))
     step = make_update(preference_loss(make_model(config)), dpo_totals, _optimizer())
-    return step, param_shapes(config), batch, ("beta",)
+    return step, {"reference": param_shapes(config)}, batch, ("beta",)
 
 
 def _ppo(config: ModelConfig) -> tuple[Any, ...]:

@@ -87,7 +87,7 @@ def dpo(work: Workload) -> Step:
         ids[:, 1, : work["P"]] = ids[:, 0, : work["P"]]
         return _pairs(_predicted(ids, prompt=work["P"]), work)
 
-    return _training(step, policy.params, reference, batch, {"beta": jnp.float32(0.1)})
+    return _training(step, policy.params, {"reference": reference}, batch, {"beta": jnp.float32(0.1)})
 
 
 def gen(work: Workload) -> Step:

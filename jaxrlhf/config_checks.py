@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -40,6 +41,15 @@ def not_negative(config: Any, *names: str) -> list[Condition]:
     """The conditions that numbers are 0 or above; None is no number, and fine."""
     values = {name: getattr(config, name) for name in names}
     return [(value is None or value >= 0, f"{name}={value} must not be negative") for name, value in values.items()]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _wrong_choices(config: Any) -> Iterator[str]:

@@ -22,6 +22,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Name of a schedule -> its share of the peak, where progress goes from 0 after the warmup to 1 at the last step."""
 
 
+DECAYING = ("kernel", "embedding", "lora_a", "lora_b")
+"""Names of leaves with two axes or more a layer."""
+
+
 def adamw_direction(*, b1: float, b2: float, eps: float, weight_decay: float) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) up to the learning rate: m / (sqrt(v) + eps) + weight_decay * params.
 
@@ -41,8 +45,8 @@ def adamw_direction(*, b1: float, b2: float, eps: float, weight_decay: float) ->
 
 
 def decays(params: Params) -> Params:
-    """A tree of bools: True where weight decay applies, at the leaves named `kernel` and `embedding`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+    """A tree of bools: True where weight decay applies, at matrices, embeddings and adapters."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYING, params)
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, schedule: str) -> float:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from jaxrlhf.config_checks import check, not_negative, positive
+from jaxrlhf.config_checks import check, is_pattern, not_negative, positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,3 +55,7 @@ def test_choices_of_subclasses_are_checked_beside_those_of_the_base():
 def test_everything_is_reported_at_once():
     with pytest.raises(ValueError, match="programme='tea' is unknown.*; minutes=-1 must be positive; degrees=-1"):
         Oven(programme="tea", minutes=-1, degrees=-1)  # pyright: ignore[reportArgumentType]  (which is what is tested)
+
+
+def test_regular_expressions_are_told_from_other_texts():
+    assert is_pattern("(q|v)_proj") and not is_pattern("(q_proj")

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrlhf.models.lora import init_adapters
+from jaxrlhf.models.lora_config import LoraConfig
 from jaxrlhf.optim import SCHEDULES, adamw_direction, decays, learning_rate
 from jaxrlhf.steps.update import init_state, make_update
 from tests.fakes import hyper
-from tests.players import player_params
+from tests.players import CONFIG, player_params
 
 B1, B2, EPS, DECAY, RATE = 0.9, 0.95, 1e-3, 0.1, 0.05
 START = {"mlp": {"kernel": np.asarray([[0.5, -1.0], [2.0, 0.1]])}, "norm": {"scale": np.asarray([1.0, 0.7])}}
@@ -58,6 +60,8 @@ def test_weights_decay_and_norms_do_not():
         layers = kinds["layers"]
         assert layers["self_attn"]["q_proj"]["kernel"] and layers["mlp"]["down_proj"]["kernel"]
         assert not layers["input_layernorm"]["scale"] and not layers["post_attention_layernorm"]["scale"]
+    adapters = init_adapters(CONFIG, LoraConfig(rank=2), jax.random.key(0))
+    assert all(jax.tree.leaves(decays(adapters)))
 
 
 def rates(schedule: Any, warmup_steps: int = 2, total_steps: int = 6) -> list[float]:

@@ -16,7 +16,7 @@ def fingerprint(params: Any) -> str:
     """The same for equal values, however they are spread over devices; one pass over them, on the devices.
 
     Args:
-        params: pytree of arrays of 16 or 32 bits.
+        params: pytree of arrays of 8, 16 or 32 bits.
 
     Returns:
         SHA-256 in hexadecimal, of names, dtypes, shapes and a checksum of 32 bits a leaf. It tells models apart that
@@ -32,7 +32,7 @@ def fingerprint(params: Any) -> str:
 
 def _checksum(leaf: jax.Array) -> jax.Array:
     """The sum of bits times odd numbers that differ from place to place; integers wrap, so order does not matter."""
-    unsigned = {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
+    unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
     bits ^= bits >> 15  # of numbers that were bfloat16 once, the low half is 0; now it is not
     place = jnp.zeros(leaf.shape, jnp.uint32)

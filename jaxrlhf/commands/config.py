@@ -7,7 +7,7 @@ from typing import Literal
 
 from jaxrlhf.config_checks import Condition, check, not_negative, positive
 from jaxrlhf.data.config import DataConfig
-from jaxrlhf.models.config import ComputeConfig, DType
+from jaxrlhf.models.config import ComputeConfig, ExportDType
 from jaxrlhf.sharding.config import MeshConfig
 
 
@@ -275,13 +275,15 @@ class ExportConfig:
         run: folder of the run.
         out: folder to write; it must not exist.
         step: checkpoint to take, positive; None means the newest.
-        dtype: of the written weights; "bfloat16" rounds.
+        merge: whether adapters are added to the matrices that they stand beside, and the whole model is written.
+        dtype: of the written weights; "bfloat16" and "float16" round.
     """
 
     run: str
     out: str
     step: int | None = None
-    dtype: DType = "float32"
+    merge: bool = False
+    dtype: ExportDType = "float32"
 
     def __post_init__(self) -> None:
         """Checks the range and the choice."""

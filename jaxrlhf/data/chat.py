@@ -27,7 +27,7 @@ def check_template(encoder: Encoder, where: str) -> None:
     if encoder.template is None:
         raise ValueError(
             f"{where}: the row is a conversation, and the tokenizer has no chat template; set data.chat_template to "
-            f"{', '.join(BUILT_IN)} or the path of a jinja file"
+            f"{', '.join(BUILT_IN)}, or to the path of a jinja file, or start from a model whose tokenizer has one"
         )
 
 

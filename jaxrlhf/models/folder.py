@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,12 +10,35 @@ from typing import Any
 
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.families.family import Family
+from jaxrlhf.models.families.gemma2 import GEMMA2
+from jaxrlhf.models.families.gemma3_text import GEMMA3_TEXT
+from jaxrlhf.models.families.gpt2 import GPT2
+from jaxrlhf.models.families.gpt_neox import GPT_NEOX
 from jaxrlhf.models.families.llama import LLAMA
+from jaxrlhf.models.families.mistral import MISTRAL
+from jaxrlhf.models.families.olmo2 import OLMO2
+from jaxrlhf.models.families.phi3 import PHI3
+from jaxrlhf.models.families.qwen2 import QWEN2
+from jaxrlhf.models.families.qwen3 import QWEN3
 
-FAMILIES: dict[str, Family] = {"llama": LLAMA}
+FAMILIES: dict[str, Family] = {
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3_TEXT,
+    "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "olmo2": OLMO2,
+    "phi3": PHI3,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+}
 """`model_type` of the published config -> its tables."""
 
-_WANTED = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")  # no pickles, no code
+ADAPTER = "adapter_config.json"
+"""The file by which the folder of an adapter is known."""
+
+_WANTED = ("*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja")  # no pickles, no code
 
 
 def find_folder(path: str | Path, revision: str | None = None) -> Path:
@@ -49,11 +73,44 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Reads `config.json`; `scalar_head` is set for published reward models.
+def lineage(folder: Path) -> list[Path]:
+    """The folders that make up a model: adapters, the outermost first, and last the model that they stand over.
 
     Args:
-        folder: of the model.
+        folder: of the model, or of an adapter in the layout of PEFT.
+
+    Raises:
+        ValueError: if an adapter names no base, or one that is not there, or itself.
+    """
+    folders = [folder]
+    while (file := folders[-1] / ADAPTER).is_file():
+        name = read_json(file).get("base_model_name_or_path")
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f"{file}: base_model_name_or_path is {name!r}, so what the adapter stands over is unknown; write the "
+                "folder or hub id of that model there"
+            )
+        try:
+            base = find_folder(name)
+        except ValueError as error:
+            raise ValueError(f"{file}, base_model_name_or_path: {error}; if it has moved, write there where") from error
+        if base in folders:
+            raise ValueError(f"{file}: base_model_name_or_path={name!r} stands over this adapter itself")
+        folders.append(base)
+    return folders
+
+
+def is_reward_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter that makes a reward model of its base."""
+    file = folder / ADAPTER
+    return file.is_file() and read_json(file).get("task_type") == "SEQ_CLS"
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Reads `config.json`, of the base if the folder holds an adapter; `scalar_head` is set for reward models.
+
+    Args:
+        folder: of the model or adapter.
 
     Returns:
         `ModelConfig`.
@@ -61,12 +118,26 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         ValueError: if the file is missing or broken, or names what is not supported; all such options at once.
     """
-    file = folder / "config.json"
+    *adapters, base = lineage(folder)
+    file = base / "config.json"
     raw = read_json(file)
     model_type = raw.get("model_type")
     if model_type not in FAMILIES:
         raise ValueError(f"{file}: model_type={model_type!r} is not supported; supported are {sorted(FAMILIES)}")
-    return FAMILIES[model_type].read_config(raw, str(file))
+    config = FAMILIES[model_type].read_config(raw, str(file))
+    if config.scalar_head:
+        _check_labels(raw, str(file))
+    return dataclasses.replace(config, scalar_head=config.scalar_head or any(map(is_reward_adapter, adapters)))
+
+
+def _check_labels(raw: dict[str, Any], where: str) -> None:
+    labels = raw.get("id2label")
+    count = raw.get("num_labels", len(labels) if isinstance(labels, dict) else 1)  # the weights tell, if this does not
+    if count != 1:
+        raise ValueError(
+            f"{where}: the model has num_labels={count!r}; a reward model gives each answer one score, so it has one "
+            "label; classifiers of several are not supported"
+        )
 
 
 def read_json(file: Path) -> dict[str, Any]:

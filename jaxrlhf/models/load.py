@@ -6,11 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxrlhf.models.config import ComputeConfig, ModelConfig
-from jaxrlhf.models.decoder import make_model, param_shapes
-from jaxrlhf.models.folder import find_folder, read_config
+from jaxrlhf.models.decoder import make_model
+from jaxrlhf.models.folder import find_folder, lineage, read_config
+from jaxrlhf.models.kept import kept_shapes
+from jaxrlhf.models.lora_config import BaseDType
+from jaxrlhf.models.peft import adding, read_adapter
 from jaxrlhf.models.weights import LoadReport, load_params
 from jaxrlhf.sharding.rules import RULES, Rules, shardings_for
 from jaxrlhf.types import Model, Params
@@ -22,7 +26,7 @@ class Loaded:
 
     Attributes:
         model: the three functions.
-        params: float32.
+        params: in the dtype that was asked for.
         config: sizes and options, which export needs.
         report: what became of each tensor of the folder.
     """
@@ -40,15 +44,17 @@ def load_policy(
     mesh: Mesh | None = None,
     rules: Rules = RULES,
     revision: str | None = None,
+    dtype: BaseDType = "float32",
 ) -> Loaded:
     """Loads a language model.
 
     Args:
-        path: a folder in Hugging Face format, or `owner/name` on the hub.
+        path: a folder in Hugging Face format, or of an adapter in that of PEFT, or `owner/name` on the hub.
         compute: how to compute it; None means `ComputeConfig()`.
         mesh: where the parameters go; None means the default device.
         rules: how they are divided over the mesh.
         revision: commit, tag or branch on the hub.
+        dtype: that the parameters are kept in; see `load_params`.
 
     Returns:
         `Loaded`, whose head is the unembedding.
@@ -60,7 +66,7 @@ def load_policy(
     config = read_config(folder)
     if config.scalar_head:
         raise ValueError(f"{folder} is a model with a score head (a reward model); a policy needs a language model")
-    return _load(folder, config, compute, mesh, rules, new_score=False, key=None)
+    return _load(folder, config, compute, mesh, rules, dtype=dtype, key=None)
 
 
 def load_scalar(
@@ -70,16 +76,18 @@ def load_scalar(
     mesh: Mesh | None = None,
     rules: Rules = RULES,
     revision: str | None = None,
+    dtype: BaseDType = "float32",
     key: jax.Array | None = None,
 ) -> Loaded:
     """Loads a reward or value model, or makes one of a language model by a new score head; the report says which.
 
     Args:
-        path: a folder in Hugging Face format, or `owner/name` on the hub.
+        path: a folder in Hugging Face format, or of an adapter in that of PEFT, or `owner/name` on the hub.
         compute: how to compute it; None means `ComputeConfig()`.
         mesh: where the parameters go; None means the default device.
         rules: how they are divided over the mesh.
         revision: commit, tag or branch on the hub.
+        dtype: that the parameters are kept in; see `load_params`.
         key: for a new score head, which without it is zero; not used where the folder has one.
 
     Returns:
@@ -91,7 +99,7 @@ def load_scalar(
     folder = find_folder(path, revision)
     config = read_config(folder)
     scalar = dataclasses.replace(config, scalar_head=True)
-    return _load(folder, scalar, compute, mesh, rules, new_score=not config.scalar_head, key=key)
+    return _load(folder, scalar, compute, mesh, rules, dtype=dtype, key=key)
 
 
 def _load(
@@ -101,10 +109,26 @@ def _load(
     mesh: Mesh | None,
     rules: Rules,
     *,
-    new_score: bool,
+    dtype: BaseDType,
     key: jax.Array | None,
 ) -> Loaded:
-    shardings, kept = (None, []) if mesh is None else shardings_for(param_shapes(config), mesh, rules)
-    params, report = load_params(folder, config, shardings=shardings, new_score=new_score, key=key)
-    report = dataclasses.replace(report, kept_whole=tuple(kept))
+    *folders, base = lineage(folder)
+    adapters = [read_adapter(adapter, config) for adapter in reversed(folders)]
+    new_score = config.scalar_head and not read_config(base).scalar_head
+    shardings, kept = (None, []) if mesh is None else shardings_for(kept_shapes(config, dtype), mesh, rules)
+    edit = adding(adapters) if adapters else None
+    params, report = load_params(
+        base, config, shardings=shardings, dtype=dtype, edit=edit, new_score=new_score, key=key
+    )
+    heads = [adapter["score"] for adapter in adapters if "score" in adapter]
+    if heads:
+        params = {**params, "score": jax.tree.map(_in_place_of, params["score"], heads[-1])}
+    initialised = () if heads else report.initialised
+    report = dataclasses.replace(
+        report, kept_whole=tuple(kept), initialised=initialised, adapters=tuple(reversed(folders))
+    )
     return Loaded(model=make_model(config, compute), params=params, config=config, report=report)
+
+
+def _in_place_of(old: jax.Array, new: np.ndarray) -> jax.Array:
+    return jax.device_put(new.astype(old.dtype), old.sharding)

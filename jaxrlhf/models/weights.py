@@ -1,33 +1,34 @@
-"""Published weights to parameters: safetensors, read slice by slice into the memory of the device that keeps them."""
+"""Published weights to parameters: each tensor is accounted for, and read to the devices that keep it."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
 
 from jaxrlhf.models.config import ModelConfig
-from jaxrlhf.models.folder import FAMILIES, read_json
-from jaxrlhf.models.tensors import Entry, flat_shapes, flatten, tensor_entries
+from jaxrlhf.models.folder import FAMILIES
+from jaxrlhf.models.kept import read_kept
+from jaxrlhf.models.lora_config import BaseDType
+from jaxrlhf.models.published import Published, published_tensors
+from jaxrlhf.models.tensors import Entry, Index, flat_shapes, flatten, tensor_entries
 from jaxrlhf.sharding.rules import KeptWhole
 from jaxrlhf.types import Params
 
-Index = tuple[slice, ...]
+Edit = Callable[[str, int | None, Index, np.ndarray], np.ndarray]
+"""(path of a parameter, number of the layer or None, where the values lie in the parameter, which is without the axis
+of layers here, float32 values) -> float32 values to keep in their place. Merging an adapter is
+`values + scale * a[layer][index[0]] @ b[layer][:, index[1]]` at the paths that have one."""
 
 _DTYPES = ("F32", "BF16", "F16")
 _SHOWN = 10  # tensors of each kind in an error
-_SCORE = "score/kernel"
+_HEAD, _SCORE = "lm_head/kernel", "score/kernel"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,24 +37,29 @@ class LoadReport:
 
     Attributes:
         folder: that was read.
-        dtypes: published dtype -> number of tensors read; all became float32.
+        dtypes: published dtype -> number of tensors read.
+        kept: dtype that the parameters are kept in.
         ignored: published tensors that were not read.
         initialised: parameters that the folder does not have, and how they were filled.
+        adapters: folders of adapters that were added, the innermost first.
         kept_whole: dimensions that a sharding rule would divide and that do not divide.
     """
 
     folder: Path
     dtypes: Mapping[str, int]
+    kept: BaseDType = "float32"
     ignored: tuple[str, ...] = ()
     initialised: tuple[str, ...] = ()
+    adapters: tuple[Path, ...] = ()
     kept_whole: tuple[KeptWhole, ...] = ()
 
     def __str__(self) -> str:
         """A line for each thing that is worth one."""
         read = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
-        lines = [f"{self.folder}: read {read} tensors as float32"]
+        lines = [f"{self.folder}: read {read} tensors as {self.kept}"]
         lines += [f"ignored {name}" for name in self.ignored]
         lines += [f"initialised {what}" for what in self.initialised]
+        lines += [f"added the adapter {folder}" for folder in self.adapters]
         return "\n  ".join(lines + [str(kept) for kept in self.kept_whole])
 
 
@@ -62,17 +68,21 @@ def load_params(
     config: ModelConfig,
     *,
     shardings: Params | None = None,
+    dtype: BaseDType = "float32",
+    edit: Edit | None = None,
     new_score: bool = False,
     key: jax.Array | None = None,
 ) -> tuple[Params, LoadReport]:
-    """Reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists, as float32.
+    """Reads safetensors into the memory of the devices.
 
-    Each process reads only the slices that its devices keep.
+    Each process reads only what its devices keep, and holds a few megabytes of it at a time (`models.streaming`).
 
     Args:
         folder: of the model.
         config: the model, as `read_config` gives it or with `scalar_head` set.
-        shardings: tree of shardings like the parameters; None puts everything on the default device.
+        shardings: tree of `NamedSharding` like `kept.kept_shapes`; None puts everything on the default device.
+        dtype: to keep them in: "float32", "bfloat16", or "int8", see `models.quantized.keep_as`.
+        edit: changes values between reading and rounding; None changes none.
         new_score: whether the folder is a language model and the score head is to be made.
         key: for the new score head: normal with deviation 1 / sqrt(D + 1) (Stiennon et al. 2020); None makes it zero.
 
@@ -83,92 +93,72 @@ def load_params(
         ValueError: if there are no safetensors, or they cannot be read, or do not fit the config; all tensors that are
             missing, unexpected, of another shape or dtype at once.
     """
-    entries = [entry for entry in tensor_entries(config) if not (new_score and entry.path == _SCORE)]
-    shapes = flat_shapes(config)
-    spots = {} if shardings is None else flatten(shardings)
-    with contextlib.ExitStack() as stack:
-        files = _open_tensors(folder, stack)
-        ignored = [name for name in files if _is_ignored(name, config)]
-        slices = {name: file.get_slice(name) for name, file in files.items() if name not in ignored}
-        _check(folder, entries, slices)
-        flat = {
-            path: _place(_reader(list(group), slices), shapes[path], spots.get(path))
-            for path, group in itertools.groupby(entries, key=lambda entry: entry.path)
-        }
+    shapes, places = flat_shapes(config), {} if shardings is None else flatten(shardings)
+    entries = tensor_entries(config)
+    scores = [entry for entry in entries if new_score and _SCORE in entry.paths]
+    published = [entry for entry in entries if entry not in scores]
+    tensors = _with_prefix(published_tensors(folder), published)
+    ignored = [name for name in tensors if _is_ignored(name, config)]
+    used = {name: tensor for name, tensor in tensors.items() if name not in ignored}
+    _check(folder, published, used)
+    flat: dict[str, jax.Array] = {}
+    for path, layers in _sources(published, used).items():
+        flat |= read_kept(path, _reader(path, layers, edit), shapes[path], layers[0][0], dtype, places)
     initialised = []
-    if new_score:
+    for entry in scores:
         score, how = _new_score(config.hidden_size, key)
-        flat[_SCORE] = _place(lambda index: score[index], score.shape, spots.get(_SCORE))
+        flat |= read_kept(_SCORE, score.__getitem__, score.shape, entry, dtype, places)
         initialised.append(f"{_SCORE} with {how}")
     report = LoadReport(
         folder=folder,
-        dtypes=Counter(str(part.get_dtype()) for part in slices.values()),
+        dtypes=Counter(tensor.dtype for tensor in used.values()),
+        kept=dtype,
         ignored=tuple(ignored),
         initialised=tuple(initialised),
     )
     return traverse_util.unflatten_dict(flat, sep="/"), report
 
 
-def _open_tensors(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Published name -> open file that holds it."""
-    tensors: dict[str, Any] = {}
-    for file in _weight_files(folder):
-        try:
-            handle = stack.enter_context(safe_open(file, framework="numpy"))
-        except (SafetensorError, FileNotFoundError) as error:
-            raise ValueError(
-                f"{file} is not a readable safetensors file ({error}); "
-                "was it downloaded whole, and not as a Git LFS pointer?"
-            ) from error
-        tensors |= dict.fromkeys(handle.keys(), handle)
-    return tensors
+def _sources(entries: list[Entry], tensors: Mapping[str, Published]) -> dict[str, list[tuple[Entry, Published]]]:
+    """Path of a parameter -> the published tensors that it is in, those of its layers in their order."""
+    sources: dict[str, list[tuple[Entry, Published]]] = {}
+    for entry in entries:
+        for path in entry.paths:
+            sources.setdefault(path, []).append((entry, tensors[entry.name]))
+    return sources
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    if index.is_file():
-        return [folder / name for name in _shard_names(index)]
-    if any(folder.glob("pytorch_model*.bin")):
-        raise ValueError(
-            f"{folder} has pytorch_model*.bin only: pickles can run code, so they are not read; load the model with "
-            "transformers where you trust it, and save it with model.save_pretrained(FOLDER)"
-        )
-    raise ValueError(f"{folder} has neither model.safetensors nor {index.name}")
-
-
-def _shard_names(index: Path) -> list[str]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index}: field 'weight_map' is missing; expected an object from tensor to file name")
-    names = sorted({str(name) for name in weight_map.values()})
-    outside = [name for name in names if Path(name).name != name or "\\" in name]
-    if outside:
-        raise ValueError(f"{index}: {outside} are not plain file names; shards must lie beside the index")
-    return names
+def _with_prefix(tensors: dict[str, Published], entries: list[Entry]) -> dict[str, Published]:
+    """The tensors by the names that a model with a head has: a folder may have been written from its trunk alone."""
+    expected = {entry.name for entry in entries}
+    if expected & tensors.keys():
+        return tensors
+    prefix = entries[0].name.partition(".")[0]
+    return {f"{prefix}.{name}" if f"{prefix}.{name}" in expected else name: part for name, part in tensors.items()}
 
 
 def _is_ignored(name: str, config: ModelConfig) -> bool:
     # A tied model may carry a copy of its embedding; a scalar model made from a language model has no use for it.
-    if name == "lm_head.weight" and (config.tie_embeddings or config.scalar_head):
-        return True
-    return any(re.search(pattern, name) for pattern in FAMILIES[config.model_type].ignored)
+    family = FAMILIES[config.model_type]
+    if config.tie_embeddings or config.scalar_head:
+        if any(row.path == _HEAD and row.name == name for row in family.tensors):
+            return True
+    return any(re.search(pattern, name) for pattern in family.ignored)
 
 
-def _check(folder: Path, entries: list[Entry], slices: Mapping[str, Any]) -> None:
+def _check(folder: Path, entries: list[Entry], tensors: Mapping[str, Published]) -> None:
     expected = {entry.name: entry.shape for entry in entries}
-    common = [name for name in expected if name in slices]
+    common = [name for name in expected if name in tensors]
     problems = {
-        "missing": [name for name in expected if name not in slices],
-        "unexpected": [name for name in slices if name not in expected],
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
         "of another shape": [
-            f"{name} has {slices[name].get_shape()}, expected {list(expected[name])}"
+            f"{name} has {list(tensors[name].shape)}, expected {list(expected[name])}"
             for name in common
-            if tuple(slices[name].get_shape()) != expected[name]
+            if tensors[name].shape != expected[name]
         ],
         f"of a dtype other than {', '.join(_DTYPES)}": [
-            f"{name} has {slices[name].get_dtype()}" for name in common if slices[name].get_dtype() not in _DTYPES
+            f"{name} has {tensors[name].dtype}" for name in common if tensors[name].dtype not in _DTYPES
         ],
     }
     lines = [f"{len(found)} {kind}: {_some(found)}" for kind, found in problems.items() if found]
@@ -181,36 +171,27 @@ def _some(found: list[str]) -> str:
     return ", ".join(found[:_SHOWN]) + rest
 
 
-def _reader(entries: list[Entry], slices: Mapping[str, Any]) -> Callable[[Index], np.ndarray]:
-    """Index of a parameter -> that part of it, float32."""
+def _reader(path: str, layers: list[tuple[Entry, Published]], edit: Edit | None) -> Callable[[Index], np.ndarray]:
+    """Index of a parameter -> that part of it, in the published dtype if that is one and nothing is to be changed."""
+    wide = edit is not None or len({tensor.dtype for _, tensor in layers}) > 1
 
-    def part(entry: Entry, index: Index) -> np.ndarray:
-        published = slices[entry.name][index[::-1] if entry.transpose else index]
-        return (published.T if entry.transpose else published).astype(np.float32)
+    def part(entry: Entry, tensor: Published, index: Index) -> np.ndarray:
+        *inputs, columns = index
+        places = [(*inputs, run) for run in entry.runs(path, columns)]
+        read = tensor.read([place[::-1] for place in places] if entry.transpose else places)
+        parts = [array.T for array in read] if entry.transpose else read
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        if wide:
+            values = values.astype(np.float32)
+        return values if edit is None else edit(path, entry.layer, index, values)
 
     def read(index: Index) -> np.ndarray:
-        if entries[0].layer is None:
-            return part(entries[0], index)
-        return np.stack([part(entry, index[1:]) for entry in entries[index[0]]])
+        if layers[0][0].layer is None:
+            return part(*layers[0], index)
+        values = [part(entry, tensor, index[1:]) for entry, tensor in layers[index[0]]]
+        return values[0][None] if len(values) == 1 else np.stack(values)
 
     return read
-
-
-def _place(
-    read: Callable[[Index], np.ndarray], shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
-) -> jax.Array:
-    if sharding is None:
-        return jnp.asarray(read((slice(None),) * len(shape)))
-    parts: dict[Any, np.ndarray] = {}  # devices that hold the same part share one reading of it
-
-    def once(index: Index | None) -> np.ndarray:
-        assert index is not None, "jax asks for parts of arrays that this process holds"
-        place = tuple(axis.indices(size) for axis, size in zip(index, shape, strict=True))
-        if place not in parts:
-            parts[place] = read(index)
-        return parts[place]
-
-    return jax.make_array_from_callback(shape, sharding, once)
 
 
 def _new_score(width: int, key: jax.Array | None) -> tuple[np.ndarray, str]:

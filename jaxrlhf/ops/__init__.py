@@ -22,3 +22,4 @@ from jaxrlhf.ops.stats import mean_of as mean_of
 from jaxrlhf.ops.stats import min_of as min_of
 from jaxrlhf.ops.stats import reduce_stacked as reduce_stacked
 from jaxrlhf.ops.stats import values_of as values_of
+from jaxrlhf.ops.trees import overlay as overlay

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -16,14 +18,19 @@ dpo_totals = pairwise_totals
 
 
 def preference_loss(model: Model) -> LossFn:
-    """The `loss_fn` of DPO. `frozen` is the reference's parameters; reads `hyper["beta"]`."""
+    """The `loss_fn` of DPO. The reference's parameters are `frozen["reference"]`; reads `hyper["beta"]`."""
 
     def loss_fn(
-        params: Params, frozen: Params, batch: PairBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
+        params: Params,
+        frozen: Mapping[str, Params],
+        batch: PairBatch,
+        totals: jax.Array,
+        hyper: Hyper,
+        key: jax.Array | None,
     ) -> tuple[jax.Array, Metrics]:
         rows = flat_answers(batch.answers)
         out, mask = token_logprobs(model, params, rows, want=("logp", "lse", "entropy", "max_logit"), key=key)
-        ref, _ = token_logprobs(model, frozen, rows)
+        ref, _ = token_logprobs(model, frozen["reference"], rows)
         assert out.logp is not None and out.lse is not None and ref.logp is not None
         assert out.entropy is not None and out.max_logit is not None
         sums = answer_sums(batch.answers, out.logp)

@@ -22,6 +22,7 @@ from jaxrlhf.losses import (
 from jaxrlhf.losses.grpo import Baseline, Scale
 from jaxrlhf.ops.masked import masked_sum
 from jaxrlhf.ops.stats import mean_of
+from jaxrlhf.steps.adapters import WHOLE, Bases, loss_over
 from jaxrlhf.steps.epochs import visit_rows
 from jaxrlhf.steps.experience import Experience, LearnFn, States, group_metrics, sample_metrics, total_scores
 from jaxrlhf.steps.scoring import token_loss
@@ -69,7 +70,12 @@ def policy_loss(model: Model, *, reduction: Reduction, kl: KLTerm | None) -> Los
     """
 
     def loss_fn(
-        params: Params, frozen: Mapping[str, Params], batch: Rollout, totals: Totals, hyper: Hyper, key: jax.Array
+        params: Params,
+        frozen: Mapping[str, Params],
+        batch: Rollout,
+        totals: Totals,
+        hyper: Hyper,
+        key: jax.Array | None,
     ) -> tuple[jax.Array, Metrics]:
         exact = kl == "exact"
         tokens = _Tokens(
@@ -190,6 +196,7 @@ def make_learn(
     micro_batches: int,
     seed: int,
     weights: Mapping[str, float] | None = None,
+    bases: Bases = WHOLE,
 ) -> LearnFn:
     """Builds the `experience.LearnFn` of GRPO: one rollout, all its updates, one program; its state is the "policy".
 
@@ -206,8 +213,9 @@ def make_learn(
         micro_batches: parts of an update; divides the rows of a mini-batch.
         seed: of the order and of dropout.
         weights: of the rewards; see `experience.total_scores`.
+        bases: of the policy, if its parameters are adapters, and of the reference; see `adapters.everyone`.
     """
-    loss = policy_loss(policy, reduction=reduction, kl=kl)
+    loss = loss_over(policy_loss(policy, reduction=reduction, kl=kl), "policy", bases)
     update = make_update(loss, rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
     def learn(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -15,20 +17,21 @@ from jaxrlhf.types import Hyper, Metrics, Model, Params, TokenBatch, UnpairedBat
 def unpaired_loss(model: Model) -> LossFn:
     """The `loss_fn` of KTO, whose `coupling` is `mismatched_kl`.
 
-    `frozen` is the reference's parameters; reads `beta`, `desirable_weight` and `undesirable_weight` of `hyper`.
+    The reference's parameters are `frozen["reference"]`; it reads `beta`, `desirable_weight` and `undesirable_weight`
+    of `hyper`.
     """
 
     def loss_fn(
         params: Params,
-        frozen: Params,
+        frozen: Mapping[str, Params],
         batch: UnpairedBatch,
         totals: tuple[jax.Array, jax.Array],
         hyper: Hyper,
-        key: jax.Array,
+        key: jax.Array | None,
     ) -> tuple[jax.Array, Metrics]:
         rows, kl = totals
         out, mask = token_logprobs(model, params, batch.answers, want=("logp", "entropy"), key=key)
-        ref, _ = token_logprobs(model, frozen, batch.answers)
+        ref, _ = token_logprobs(model, frozen["reference"], batch.answers)
         assert out.logp is not None and out.entropy is not None and ref.logp is not None
         loss, metrics = kto_loss(
             sequence_logprobs(out.logp, mask),
@@ -54,12 +57,12 @@ def kto_totals(batch: UnpairedBatch) -> jax.Array:
 def mismatched_kl(model: Model) -> CouplingFn:
     """The `coupling` of KTO: `kto_kl` of the mismatched rows of the whole batch. `frozen` as for `unpaired_loss`."""
 
-    def coupling(params: Params, frozen: Params, parts: UnpairedBatch, hyper: Hyper) -> jax.Array:
+    def coupling(params: Params, frozen: Mapping[str, Params], parts: UnpairedBatch, hyper: Hyper) -> jax.Array:
         del hyper
 
         def sums(rows: TokenBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
             out, mask = token_logprobs(model, params, rows)
-            ref, _ = token_logprobs(model, frozen, rows)
+            ref, _ = token_logprobs(model, frozen["reference"], rows)
             assert out.logp is not None and ref.logp is not None
             return sequence_logprobs(out.logp, mask), sequence_logprobs(ref.logp, mask), present(rows)
 

@@ -12,6 +12,7 @@ import optax
 from jaxrlhf.losses import lm_loss, ppo_policy_loss, ppo_value_loss
 from jaxrlhf.ops.masked import masked_mean
 from jaxrlhf.ops.stats import Mean, mean_of
+from jaxrlhf.steps.adapters import WHOLE, Bases, loss_over
 from jaxrlhf.steps.epochs import visit_rows
 from jaxrlhf.steps.experience import Experience, LearnFn, States
 from jaxrlhf.steps.scoring import token_loss, token_values
@@ -49,7 +50,7 @@ def policy_loss(model: Model) -> LossFn:
     """
 
     def loss_fn(
-        params: Params, frozen: Any, batch: PolicyBatch, totals: PolicyTotals, hyper: Hyper, key: jax.Array
+        params: Params, frozen: Any, batch: PolicyBatch, totals: PolicyTotals, hyper: Hyper, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
         del frozen
         loss, metrics = token_loss(
@@ -64,9 +65,8 @@ def policy_loss(model: Model) -> LossFn:
             key=key,
         )
         if batch.pretraining is not None:
-            ptx, ptx_metrics = token_loss(
-                model, params, batch.pretraining, _of_text, given=totals.pretraining, key=jax.random.fold_in(key, 1)
-            )
+            own = None if key is None else jax.random.fold_in(key, 1)
+            ptx, ptx_metrics = token_loss(model, params, batch.pretraining, _of_text, given=totals.pretraining, key=own)
             loss += hyper["ptx_coef"] * ptx
             metrics |= {"loss/ptx_avg": ptx_metrics["loss"]}
         return loss, metrics
@@ -116,7 +116,7 @@ def value_loss(model: Model) -> LossFn:
     """The `loss_fn` of the critic, on a `Rollout`; nothing frozen; reads `value_clip_eps` of `hyper`."""
 
     def loss_fn(
-        params: Params, frozen: Any, batch: Rollout, totals: jax.Array, hyper: Hyper, key: jax.Array
+        params: Params, frozen: Any, batch: Rollout, totals: jax.Array, hyper: Hyper, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
         del frozen
         assert batch.values is not None and batch.returns is not None
@@ -154,6 +154,7 @@ def make_learn(
     normalize: Normalize = "none",
     may_rest: bool = False,
     weights: Mapping[str, float] | None = None,
+    bases: Bases = WHOLE,
 ) -> LearnFn:
     """Builds the `experience.LearnFn` of PPO: one rollout, all its updates, one program.
 
@@ -177,14 +178,15 @@ def make_learn(
             a rollout after one that found the policy's approximate KL to the sampling policy above `early_stop_kl`. The
             critic learns on.
         weights: of the rewards; see `experience.total_scores`.
+        bases: of policy and critic, if their parameters are adapters; see `adapters.everyone`.
     """
-    update_policy = make_update(policy_loss(policy), policy_totals, optimizer, micro_batches=micro_batches, seed=seed)
-    update_critic = make_update(value_loss(critic), rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
+    loss, critic_loss = loss_over(policy_loss(policy), "policy", bases), loss_over(value_loss(critic), "critic", bases)
+    update_policy = make_update(loss, policy_totals, optimizer, micro_batches=micro_batches, seed=seed)
+    update_critic = make_update(critic_loss, rollout_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
     def learn(
         states: States, frozen: Any, experience: Experience, hyper: Hyper, pretraining: TokenBatch | None = None
     ) -> tuple[States, Metrics]:
-        del frozen  # the reference has had its say in the experience
         running = observe(states.running, experience, weights)
         rollout, metrics = make_rollout(
             experience, hyper, running, whiten_rewards=whiten_rewards, normalize=normalize, weights=weights
@@ -197,13 +199,13 @@ def make_learn(
             batch = PolicyBatch(part, others)
             if may_rest:
                 goes = ~now.rests & (hyper["train_policy"] > 0)
-                state, metrics = update_if(goes, update_policy, now.policy, None, batch, hyper)
+                state, metrics = update_if(goes, update_policy, now.policy, frozen, batch, hyper)
                 rests = now.rests | (metrics["policy/approxkl_avg"].value > hyper["early_stop_kl"])
                 metrics["policy/rest_ratio"] = Mean(jnp.where(goes, 0.0, 1.0), jnp.ones(()))
             else:
-                state, metrics = update_policy(now.policy, None, batch, hyper)
+                state, metrics = update_policy(now.policy, frozen, batch, hyper)
                 rests = now.rests
-            critic_state, critic_metrics = update_critic(now.critic, None, part, critic_hyper)
+            critic_state, critic_metrics = update_critic(now.critic, frozen, part, critic_hyper)
             return _Learners(state, critic_state, rests), {**metrics, **_renamed(critic_metrics)}
 
         now, train_metrics = visit_rows(

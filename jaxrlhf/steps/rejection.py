@@ -11,6 +11,7 @@ import optax
 
 from jaxrlhf.losses import best_of_group
 from jaxrlhf.ops.stats import mean_of
+from jaxrlhf.steps.adapters import WHOLE, Bases, loss_over
 from jaxrlhf.steps.epochs import visit_rows
 from jaxrlhf.steps.experience import Experience, LearnFn, States, group_metrics, sample_metrics, total_scores
 from jaxrlhf.steps.sft import sft_loss, sft_totals
@@ -75,6 +76,7 @@ def make_learn(
     micro_batches: int,
     seed: int,
     weights: Mapping[str, float] | None = None,
+    bases: Bases = WHOLE,
 ) -> LearnFn:
     """Builds the `experience.LearnFn` of rejection sampling: its updates see the rows that were taken and no others.
 
@@ -92,8 +94,10 @@ def make_learn(
         micro_batches: parts of an update; divides the rows of a mini-batch.
         seed: of the order and of dropout.
         weights: of the rewards; see `experience.total_scores`.
+        bases: of the policy, if its parameters are adapters; see `adapters.everyone`.
     """
-    update = make_update(sft_loss(policy), sft_totals, optimizer, micro_batches=micro_batches, seed=seed)
+    loss = loss_over(sft_loss(policy), "policy", bases)
+    update = make_update(loss, sft_totals, optimizer, micro_batches=micro_batches, seed=seed)
 
     def learn(
         states: States, frozen: Mapping[str, Params], experience: Experience, hyper: Hyper

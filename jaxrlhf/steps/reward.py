@@ -18,7 +18,7 @@ def pairwise_loss(model: Model) -> LossFn:
     """The `loss_fn` of a reward model on pairs; nothing frozen; reads `center_coef` of `hyper`."""
 
     def loss_fn(
-        params: Params, frozen: Any, batch: PairBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
+        params: Params, frozen: Any, batch: PairBatch, totals: jax.Array, hyper: Hyper, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
         del frozen
         scores = answer_scores(model, params, batch.answers, key)
@@ -44,7 +44,7 @@ def kwise_loss(model: Model) -> LossFn:
     """The `loss_fn` of a reward model on rankings; nothing frozen."""
 
     def loss_fn(
-        params: Params, frozen: Any, batch: RankedBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
+        params: Params, frozen: Any, batch: RankedBatch, totals: jax.Array, hyper: Hyper, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
         del frozen, hyper
         scores = answer_scores(model, params, batch.answers, key)

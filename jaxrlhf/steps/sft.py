@@ -18,7 +18,7 @@ def sft_loss(model: Model) -> LossFn:
     """The `loss_fn` of supervised fine-tuning; no hyper-parameters, nothing frozen."""
 
     def loss_fn(
-        params: Params, frozen: Any, batch: TokenBatch, totals: jax.Array, hyper: Hyper, key: jax.Array
+        params: Params, frozen: Any, batch: TokenBatch, totals: jax.Array, hyper: Hyper, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
         del frozen, hyper
         loss, metrics = token_loss(

@@ -26,7 +26,7 @@ from jaxrlhf.types import Hyper, Metrics, Params, TrainState
 _LOSS = 2**31 - 2
 """Folded into the keys that losses get, so that they are not those of sampling and of the order of rows."""
 
-LossFn = Callable[[Params, Any, Any, Any, Hyper, jax.Array], tuple[jax.Array, Metrics]]
+LossFn = Callable[[Params, Any, Any, Any, Hyper, jax.Array | None], tuple[jax.Array, Metrics]]
 TotalsFn = Callable[[Any], Any]
 CouplingFn = Callable[[Params, Any, Any, Hyper], Any]
 StepFn = Callable[[TrainState, Any, Any, Hyper], tuple[TrainState, Metrics]]
@@ -158,12 +158,12 @@ def join_rows(parts: Any) -> Any:
 def make_evaluate(
     loss_fn: LossFn, totals_fn: TotalsFn, coupling: CouplingFn | None = None
 ) -> Callable[[Params, Any, Any, Hyper], Metrics]:
-    """Builds `evaluate(params, frozen, batch, hyper) -> metrics`: the loss's metrics, no gradient, nothing updated."""
+    """Builds `evaluate(params, frozen, batch, hyper) -> metrics`: the loss's metrics, no key, nothing updated."""
     known_of = _known(totals_fn, coupling, 1)
 
     def evaluate(params: Params, frozen: Any, batch: Any, hyper: Hyper) -> Metrics:
         known = known_of(params, frozen, batch, hyper)
-        return loss_fn(params, frozen, batch, known, hyper, jax.random.key(0))[1]
+        return loss_fn(params, frozen, batch, known, hyper, None)[1]
 
     return evaluate
 

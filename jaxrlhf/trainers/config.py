@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jaxrlhf.config_checks import Condition, check, not_negative, positive
 from jaxrlhf.data.config import DataConfig, DatasetConfig
 from jaxrlhf.models.config import ComputeConfig
+from jaxrlhf.models.lora_config import LoraConfig
 from jaxrlhf.sharding.config import MeshConfig
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -91,6 +92,8 @@ class TrainConfig:
         best_mode: whether the smallest or the largest value of `best_metric` is the best; of a loss it is the smallest.
         data: how rows become tokens.
         optim: the optimizer.
+        lora: adapters to train in place of the model's own parameters; off without a rank. `export/` then holds the
+            adapters alone, in the layout of PEFT.
         compute: how the model is computed.
         mesh: how devices are divided.
     """
@@ -115,6 +118,7 @@ class TrainConfig:
     best_mode: Extreme | None = None
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     compute: ComputeConfig = dataclasses.field(default_factory=ComputeConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from jaxrlhf.models.decoder import make_model
+from jaxrlhf.steps.adapters import loss_over
 from jaxrlhf.steps.dpo import dpo_totals, preference_loss
+from jaxrlhf.trainers.adapters import bases_of, divide
 from jaxrlhf.trainers.config import DPOConfig
 from jaxrlhf.trainers.fit import fit
 from jaxrlhf.trainers.rows import Rows, make_loaders
@@ -32,14 +34,17 @@ def run(
         The trained model and where it was written.
     """
     with open_run(config) as job:
-        start = take_start(config.model, model, job.mesh)
-        frozen = take_reference(config.reference, reference, start, job.mesh)
+        start = take_start(config.model, model, job.mesh, dtype=config.lora.base)
+        named = take_reference(config.reference, reference, start, config.lora, job.mesh)
         train, held_out = make_loaders(job, "pairs", start, dataset, eval_dataset)
+        params, base = divide(job, start)
+        frozen = {**base, **named}
+        policy = make_model(start.config, config.compute, config.lora)
         params = fit(
             job,
-            preference_loss(make_model(start.config, config.compute)),
+            loss_over(preference_loss(policy), "policy", bases_of(frozen, "policy", "reference")),
             dpo_totals,
-            start.params,
+            params,
             train,
             held_out,
             frozen=frozen,

@@ -15,6 +15,7 @@ from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.sharding.mesh import BATCH_AXES, check_batch, divides
 from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.grpo import make_learn, make_rollout
+from jaxrlhf.trainers.adapters import bases_of, divide
 from jaxrlhf.trainers.grpo_config import GRPOConfig
 from jaxrlhf.trainers.judges import make_prompt_loaders, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
@@ -63,13 +64,16 @@ def run(
     with open_run(config) as job:
         if options.share_prompts:
             _check_sharing(config, job.mesh)
-        policy = take_start(config.model, model, job.mesh)
+        policy = take_start(config.model, model, job.mesh, dtype=config.lora.base)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
-        frozen = judges.frozen
+        named = {}
         if options.kl_coef:
-            frozen["reference"] = take_reference(config.reference, reference, policy, job.mesh)
+            named = take_reference(config.reference, reference, policy, config.lora, job.mesh)
         train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset)
-        states = States({"policy": first_state(job, policy.params, optimizer)})
+        params, base = divide(job, policy)
+        frozen = {**judges.frozen, **named, **base}
+        bases = bases_of(frozen, *(["policy", "reference"] if options.kl_coef else ["policy"]))
+        states = States({"policy": first_state(job, params, optimizer)})
         grouping = {
             "answers": config.rollout.answers,
             "baseline": options.baseline,
@@ -78,7 +82,7 @@ def run(
         }
         share_prompts = _shares_prompts(config, policy, train, job.mesh)
         learn = make_learn(
-            make_model(policy.config, config.compute),
+            make_model(policy.config, config.compute, config.lora),
             optimizer,
             **grouping,
             reduction=options.reduction,
@@ -87,6 +91,7 @@ def run(
             mini_batches=options.mini_batches,
             micro_batches=config.micro_batches,
             seed=config.seed,
+            bases=bases,
         )
 
         def measure(experience: Experience, hyper: Hyper) -> Metrics:
@@ -105,6 +110,7 @@ def run(
             judges=judges,
             states=states,
             frozen=frozen,
+            bases=bases,
             learn=learn,
             measure=measure,
             constants=constants,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from jaxrlhf.config_checks import check, not_negative, positive
 from jaxrlhf.trainers.config import OptimConfig, default_rate
-from jaxrlhf.trainers.rollout_config import RolloutConfig, RolloutTrainConfig, UpdateOptions
+from jaxrlhf.trainers.rollout_config import RolloutConfig, RolloutTrainConfig, UpdateOptions, without_dropout
 
 Baseline = Literal["mean", "leave_one_out", "none"]
 Scale = Literal["group", "batch", "none"]
@@ -80,6 +80,7 @@ class GRPOConfig(RolloutTrainConfig):
         super().__post_init__()
         check(
             self,
+            without_dropout(self.lora),
             (
                 self.rollout.answers > 1 or (self.grpo.baseline == "none" and self.grpo.scale_rewards != "group"),
                 f"rollout.answers={self.rollout.answers}: an answer alone in its group teaches nothing; use 2 or more",

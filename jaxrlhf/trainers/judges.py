@@ -103,7 +103,9 @@ def take_judges(
     """
     scorer = None
     if "reward_model" in weights:
-        scorer = take_start(config.reward_model, reward_model, job.mesh, what="reward_model", scalar=True)
+        scorer = take_start(
+            config.reward_model, reward_model, job.mesh, what="reward_model", scalar=True, dtype=config.lora.base
+        )
         check_same_tokens(policy, scorer, "the reward model")
     return Judges(scorer=scorer, functions=functions, weights=weights)
 

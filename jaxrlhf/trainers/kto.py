@@ -6,7 +6,9 @@ import logging
 
 from jaxrlhf.data.index import Index
 from jaxrlhf.models.decoder import make_model
+from jaxrlhf.steps.adapters import loss_over
 from jaxrlhf.steps.kto import kto_totals, mismatched_kl, unpaired_loss
+from jaxrlhf.trainers.adapters import bases_of, divide
 from jaxrlhf.trainers.config import KTOConfig
 from jaxrlhf.trainers.fit import fit
 from jaxrlhf.trainers.rows import Rows, make_loaders
@@ -40,19 +42,22 @@ def run(
         The trained model and where it was written.
     """
     with open_run(config) as job:
-        start = take_start(config.model, model, job.mesh)
-        frozen = take_reference(config.reference, reference, start, job.mesh)
+        start = take_start(config.model, model, job.mesh, dtype=config.lora.base)
+        named = take_reference(config.reference, reference, start, config.lora, job.mesh)
         train, held_out = make_loaders(job, "unpaired", start, dataset, eval_dataset)
         warn_of_imbalance(config, train.index)
-        policy = make_model(start.config, config.compute)
+        params, base = divide(job, start)
+        frozen = {**base, **named}
+        bases = bases_of(frozen, "policy", "reference")
+        policy = make_model(start.config, config.compute, config.lora)
         params = fit(
             job,
-            unpaired_loss(policy),
+            loss_over(unpaired_loss(policy), "policy", bases),
             kto_totals,
-            start.params,
+            params,
             train,
             held_out,
-            coupling=mismatched_kl(policy),
+            coupling=loss_over(mismatched_kl(policy), "policy", bases),
             frozen=frozen,
             constants={
                 "beta": config.beta,

@@ -26,6 +26,7 @@ from jaxrlhf.models.decoder import make_model
 from jaxrlhf.ops.stats import merged_values
 from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.sharding.place import over_rows, place_batch, replicated, shardings_of, to_host
+from jaxrlhf.steps.adapters import WHOLE, Bases, everyone, judge_over
 from jaxrlhf.steps.experience import Experience, JudgeFn, LearnFn, States, make_judge, total_scores
 from jaxrlhf.trainers.host_rewards import SHOWN, Answers, read_answers
 from jaxrlhf.trainers.judges import Judges, refuse_nan
@@ -49,7 +50,8 @@ class Game(NamedTuple):
         config: of the run.
         tokenizer: of the policy.
         functions: Python rewards by name.
-        frozen: parameters that nobody trains: the reference's, the reward model's.
+        frozen: parameters that nobody trains: the reference's, the reward model's, a base's.
+        bases: which models stand over which of them; see `steps.adapters.everyone`.
         sample: the sampler.
         settings: how it draws.
         judge: see `steps.experience.make_judge`.
@@ -64,6 +66,7 @@ class Game(NamedTuple):
     tokenizer: Any
     functions: Mapping[str, RewardFn]
     frozen: Mapping[str, Params]
+    bases: Bases
     sample: Sampler
     settings: SamplingSettings
     judge: JudgeFn
@@ -101,6 +104,7 @@ def make_game(
     learn: LearnFn,
     measure: Callable[[Experience, Hyper], Metrics],
     constants: Mapping[str, float],
+    bases: Bases = WHOLE,
     share_prompts: bool = False,
     exact_kl: bool = False,
     only_scored: bool = False,
@@ -118,14 +122,15 @@ def make_game(
         learn: see `steps.experience.LearnFn`.
         measure: metrics of answers from which nothing is learned.
         constants: hyper-parameters that stay as they are.
+        bases: see `Game`.
         share_prompts: see `steps.experience.make_judge`.
         exact_kl: see `steps.experience.make_judge`.
         only_scored: whether nobody asks how likely answers are.
     """
-    model = make_model(policy.config, config.compute)
+    model = make_model(policy.config, config.compute, config.lora)
     judge = make_judge(
         None if only_scored else model,
-        None if critic is None else make_model(critic.config, config.compute),
+        None if critic is None else make_model(critic.config, config.compute, config.lora),
         None if judges.scorer is None else make_model(judges.scorer.config, config.compute),
         rows_at_once=config.micro_rows,
         answers=config.rollout.answers,
@@ -144,6 +149,7 @@ def make_game(
         tokenizer=policy.tokenizer,
         functions=judges.functions,
         frozen=frozen,
+        bases=bases,
         sample=Sampler(
             model,
             max_new_tokens=config.rollout.max_new_tokens,
@@ -155,7 +161,7 @@ def make_game(
             out_shardings=rows,
         ),
         settings=SamplingSettings(temperature=config.rollout.temperature, eos_ids=tuple(policy.eos_ids)),
-        judge=jax.jit(judge, out_shardings=rows),
+        judge=jax.jit(judge_over(judge, bases), out_shardings=rows),
         total=jax.jit(total, out_shardings=rows),
         learn=jax.jit(learn, donate_argnums=0, out_shardings=(shardings_of(states), everywhere)),
         measure=jax.jit(measure, out_shardings=everywhere),
@@ -222,7 +228,8 @@ def _play(game: Game, states: States, index: Index, batch: Any, examples: np.nda
     trained = {name: state.params for name, state in states.models.items()}
     prompts = place_batch(batch, mesh)
     with clock.phase("generate"):
-        samples = game.sample(trained["policy"], prompts, key, game.settings)
+        policy = everyone(trained, game.frozen, game.bases)["policy"]
+        samples = game.sample(policy, prompts, key, game.settings)
         jax.block_until_ready(samples)
     with clock.phase("score"):
         experience = game.judge(trained, game.frozen, prompts, samples, game.constants)

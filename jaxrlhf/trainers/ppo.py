@@ -18,12 +18,20 @@ from jaxrlhf.sharding.place import place_replicated
 from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.ppo import make_learn
 from jaxrlhf.steps.shaping import Running, make_rollout
+from jaxrlhf.trainers.adapters import bases_of, divide
 from jaxrlhf.trainers.judges import Judges, make_prompt_loaders, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
 from jaxrlhf.trainers.ppo_config import PPOConfig, PPOOptions, PTXConfig
 from jaxrlhf.trainers.rows import Rows, make_pretraining_loader
 from jaxrlhf.trainers.run import Run, Trained, open_run
-from jaxrlhf.trainers.start import Start, check_same_tokens, load_start, take_reference, take_start
+from jaxrlhf.trainers.start import (
+    Start,
+    check_same_tokens,
+    load_start,
+    scalar_start,
+    take_reference,
+    take_start,
+)
 from jaxrlhf.trainers.state import first_state, make_optimizer, rate_at
 from jaxrlhf.types import Hyper, Metrics
 
@@ -65,10 +73,10 @@ def run(
     functions, weights = name_judges(config, rewards, reward_model)
     options, optimizer = config.ppo, make_optimizer(config.optim)
     with open_run(config) as job:
-        policy = take_start(config.model, model, job.mesh)
+        policy = take_start(config.model, model, job.mesh, dtype=config.lora.base)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
-        frozen = {**judges.frozen, "reference": take_reference(config.reference, reference, policy, job.mesh)}
-        critic = _take_critic(config, job, policy, judges)
+        named = take_reference(config.reference, reference, policy, config.lora, job.mesh)
+        critic, under_critic = _take_critic(config, job, policy, judges)
         train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset, critic=critic)
         if options.critic_warmup_steps >= job.total:
             raise ValueError(
@@ -77,16 +85,20 @@ def run(
             )
         _warn_of_a_sluggish_price(config, job.total)
         pretraining = _take_pretraining(config, job, policy, ptx_dataset)
+        params, base = divide(job, policy)
+        critic_params, critic_base = divide(job, critic, salt=1)
+        frozen = {**judges.frozen, **named, **base}
+        bases = bases_of(frozen, "policy", "reference")
+        if base:
+            frozen = {under_critic: critic_base["base"], **frozen}
+            bases = {**bases, "critic": under_critic}
         states = States(
-            {
-                "policy": first_state(job, policy.params, optimizer),
-                "critic": first_state(job, critic.params, optimizer),
-            },
+            {"policy": first_state(job, params, optimizer), "critic": first_state(job, critic_params, optimizer)},
             place_replicated(_first_running(options), job.mesh),
         )
         learn = make_learn(
-            make_model(policy.config, config.compute),
-            make_model(critic.config, config.compute),
+            make_model(policy.config, config.compute, config.lora),
+            make_model(critic.config, config.compute, config.lora),
             optimizer,
             whiten_rewards=options.whiten_rewards,
             normalize=options.normalize_scores,
@@ -96,6 +108,7 @@ def run(
             micro_batches=config.micro_batches,
             seed=config.seed,
             may_rest=options.policy_may_rest,
+            bases=bases,
         )
 
         def measure(experience: Experience, hyper: Hyper) -> Metrics:
@@ -119,6 +132,7 @@ def run(
             learn=learn,
             measure=measure,
             constants=_constants(config),
+            bases=bases,
             exact_kl=options.kl == "exact",
         )
         return job.finish(policy, improve(game, states, train, held_out, rates, pretraining=pretraining))
@@ -183,11 +197,18 @@ def _take_pretraining(config: PPOConfig, job: Run, policy: Start, dataset: Rows 
     return make_pretraining_loader(job, policy, source, config.ptx.data, config.pretraining_rows)
 
 
-def _take_critic(config: PPOConfig, job: Run, policy: Start, judges: Judges) -> Start:
-    """The model that is named; else a copy of the reward model, or of the policy's trunk with a head of zeros."""
-    if config.critic is None:
-        scorer = judges.scorer
-        return take_start(None, policy if scorer is None else scorer, job.mesh, scalar=True, new_head=True)
-    critic = load_start(config.critic, job.mesh, what="critic", scalar=True, new_head=True)
-    check_same_tokens(policy, critic, "the critic")
-    return critic
+def _take_critic(config: PPOConfig, job: Run, policy: Start, judges: Judges) -> tuple[Start, str]:
+    """The model that is named; else the reward model, or the policy's trunk with a head of zeros.
+
+    Returns:
+        The model, a copy unless it is trained by adapters; and under which name that which its adapters stand over is
+        frozen: the models that are there already need not be there twice.
+    """
+    if config.critic is not None:
+        critic = load_start(config.critic, job.mesh, what="critic", scalar=True, new_head=True, dtype=config.lora.base)
+        check_same_tokens(policy, critic, "the critic")
+        return critic, "under_critic"
+    start, name = (policy, "base") if judges.scorer is None else (judges.scorer, "scorer")
+    if config.lora.rank is None:
+        return take_start(None, start, job.mesh, scalar=True, new_head=True), name
+    return scalar_start(start), name

@@ -8,7 +8,7 @@ from typing import Literal
 from jaxrlhf.config_checks import check, not_negative, positive
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.trainers.config import OptimConfig, default_rate
-from jaxrlhf.trainers.rollout_config import RolloutTrainConfig, UpdateOptions
+from jaxrlhf.trainers.rollout_config import RolloutTrainConfig, UpdateOptions, without_dropout
 
 Normalize = Literal["none", "scale", "standardize"]
 
@@ -149,6 +149,7 @@ class PPOConfig(RolloutTrainConfig):
         answers, horizon = self.batch_size * self.rollout.answers, self.kl_horizon
         check(
             self,
+            without_dropout(self.lora),
             (rows % max(1, parts) == 0, f"micro_batches={parts} does not divide ptx.batch_size={rows}"),
             (
                 self.ppo.kl_target is None or horizon >= answers,

@@ -10,6 +10,7 @@ from jaxrlhf.rewards.functions import RewardFn
 from jaxrlhf.sharding.mesh import check_batch
 from jaxrlhf.steps.experience import Experience, States
 from jaxrlhf.steps.rejection import choose, make_learn
+from jaxrlhf.trainers.adapters import bases_of, divide
 from jaxrlhf.trainers.judges import make_prompt_loaders, name_judges, take_judges
 from jaxrlhf.trainers.play import improve, make_game
 from jaxrlhf.trainers.rejection_config import RejectionConfig
@@ -51,10 +52,13 @@ def run(
     options, optimizer = config.rejection, make_optimizer(config.optim)
     with open_run(config) as job:
         check_batch(job.mesh, "kept answers of a micro-batch", config.kept_rows)
-        policy = take_start(config.model, model, job.mesh)
+        policy = take_start(config.model, model, job.mesh, dtype=config.lora.base)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
         train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset)
-        states = States({"policy": first_state(job, policy.params, optimizer)})
+        params, base = divide(job, policy)
+        frozen = {**judges.frozen, **base}
+        bases = bases_of(frozen, "policy")
+        states = States({"policy": first_state(job, params, optimizer)})
         choice: dict[str, Any] = {
             "answers": config.rollout.answers,
             "keep": options.keep,
@@ -62,13 +66,14 @@ def run(
             "weights": judges.weights,
         }
         learn = make_learn(
-            make_model(policy.config, config.compute),
+            make_model(policy.config, config.compute, config.lora),
             optimizer,
             **choice,
             epochs=options.epochs,
             mini_batches=options.mini_batches,
             micro_batches=config.micro_batches,
             seed=config.seed,
+            bases=bases,
         )
 
         def measure(experience: Experience, hyper: Hyper) -> Metrics:
@@ -85,7 +90,8 @@ def run(
             critic=None,
             judges=judges,
             states=states,
-            frozen=judges.frozen,
+            frozen=frozen,
+            bases=bases,
             learn=learn,
             measure=measure,
             constants={},

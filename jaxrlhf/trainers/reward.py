@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from jaxrlhf.models.decoder import make_model
+from jaxrlhf.steps.adapters import loss_over
 from jaxrlhf.steps.reward import kwise_loss, kwise_totals, pairwise_loss, pairwise_totals
+from jaxrlhf.trainers.adapters import bases_of, divide
 from jaxrlhf.trainers.config import RewardConfig
 from jaxrlhf.trainers.fit import fit
 from jaxrlhf.trainers.rows import Rows, make_loaders, reward_batches
@@ -26,17 +28,19 @@ def run(
         The trained model and where it was written.
     """
     with open_run(config) as job:
-        start = take_start(config.model, model, job.mesh, scalar=True, new_head=True)
+        start = take_start(config.model, model, job.mesh, scalar=True, new_head=True, dtype=config.lora.base)
         kind = reward_batches(config, dataset)
         train, held_out = make_loaders(job, kind, start, dataset, eval_dataset)
-        scorer = make_model(start.config, config.compute)
+        params, frozen = divide(job, start)
+        scorer = make_model(start.config, config.compute, config.lora)
         if kind == "scored_pairs":
             loss, totals = pairwise_loss(scorer), pairwise_totals
         else:
             _refuse_centring(config)
             loss, totals = kwise_loss(scorer), kwise_totals
         constants = {"center_coef": config.center_coef}
-        params = fit(job, loss, totals, start.params, train, held_out, constants=constants)
+        loss = loss_over(loss, "scorer", bases_of(frozen, "scorer"))
+        params = fit(job, loss, totals, params, train, held_out, frozen=frozen, constants=constants)
         return job.finish(start, params)
 
 

@@ -8,6 +8,7 @@ import math
 from typing import Literal
 
 from jaxrlhf.config_checks import Condition, check, not_negative, positive
+from jaxrlhf.models.lora_config import LoraConfig
 from jaxrlhf.trainers.config import TrainConfig
 
 MOST_CUT_OFF = 0.9
@@ -53,6 +54,13 @@ class UpdateOptions:
 
     epochs: int = 1
     mini_batches: int = 1
+
+
+def without_dropout(lora: LoraConfig) -> Condition:
+    """Whether an update is of the network that sampled, so that its first ratio is 1, and the message if not."""
+    return lora.dropout == 0, (
+        f"lora.dropout={lora.dropout}: the update would be of another network than the one that sampled; leave it out"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from jaxrlhf.sharding.place import process_rows
 from jaxrlhf.trainers.config import TrainConfig
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start, check_positions
+from jaxrlhf.trainers.vocabulary import check_ids
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ def _loader(
         log.warning("%s data: the column 'margin' has no effect on DPO", what)
     shorter = "lower rollout.max_new_tokens or data.max_prompt_length" if answer else "lower data.max_length"
     check_positions(start, index.report.longest + answer, shorter)
+    check_ids(start.config, start.tokenizer, index.ids)
     why_not = why_not_share(start.config, run.config.compute, index.report.longest)
     kind = share_prompts(index, kind, data, what, why_not)
     return Loader(index, kind, size, run.config.seed, rows=process_rows(run.mesh, size), buckets=data.buckets)

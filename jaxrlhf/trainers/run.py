@@ -17,21 +17,25 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxrlhf.checkpoint.card import Card
 from jaxrlhf.checkpoint.export import export_hf
 from jaxrlhf.checkpoint.fingerprint import fingerprint
+from jaxrlhf.checkpoint.peft import export_adapter
 from jaxrlhf.checkpoint.state import Checkpoints
 from jaxrlhf.config import dump, to_dict
 from jaxrlhf.data.encoder import with_template
 from jaxrlhf.metrics import MetricsWriter
 from jaxrlhf.models.attention import check_attention
+from jaxrlhf.ops.trees import overlay
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.trackers import check_installed, open_trackers
+from jaxrlhf.trainers.card import make_card, recorded_card
 from jaxrlhf.trainers.config import FEW_STEPS, TrainConfig
 from jaxrlhf.trainers.invocation import invocation, versions
 from jaxrlhf.trainers.journal import Journal
 from jaxrlhf.trainers.same_run import check_same_run
-from jaxrlhf.trainers.start import Start
+from jaxrlhf.trainers.start import Start, public_name
 from jaxrlhf.types import Params
 
 log = logging.getLogger(__name__)
@@ -67,6 +71,8 @@ class Run:
         digest: of the data, once `plan` was called.
         frozen: fingerprint of the models that are not trained, once `resume` was called.
         total: number of steps, once `plan` was called.
+        rows: of the data, one epoch, once `plan` was called.
+        card: what is known of the model that would be exported; None before the first checkpoint.
         begun: whether anything was written, which `resume` does.
     """
 
@@ -79,6 +85,8 @@ class Run:
     digest: str = ""
     frozen: str = ""
     total: int = 0
+    rows: int = 0
+    card: Card | None = None
     begun: bool = False
 
     def plan(self, digest: str, rows: int) -> int:
@@ -94,7 +102,7 @@ class Run:
         config = self.config
         steps = round(rows * config.epochs / config.batch_size) if config.steps is None else config.steps
         self.total = max(1, steps)
-        self.digest = digest
+        self.digest, self.rows = digest, rows
         log.info("%d rows in batches of %d: %d steps", rows, config.batch_size, self.total)
         if self.total < FEW_STEPS:
             log.warning(
@@ -135,10 +143,11 @@ class Run:
             )
         if record.get("frozen") != self.frozen:
             raise ValueError(
-                f"{self.folder} was trained against another reference or reward model than the one named now; "
+                f"{self.folder} was trained against another base, reference or reward model than the one named now; "
                 "restore it, or start a new run in another folder"
             )
         self._begin(step, record["num_tokens"])
+        self.card = recorded_card(record)
         log.info("going on from step %d of %s", step, self.folder)
         return self.checkpoints.restore(step, _layout(state)), step
 
@@ -190,6 +199,7 @@ class Run:
             metrics: of the evaluation after this step, if there was one.
         """
         self.journal.flush()
+        self.card = make_card(self.config, self.rows, step, self.journal.last)
         record = {
             "step": step,
             "position": step * self.config.batch_size,
@@ -198,6 +208,7 @@ class Run:
             "frozen": self.frozen,
             "num_tokens": self.journal.num_tokens,
             "versions": versions(),
+            "card": dataclasses.asdict(self.card),
         }
         self.checkpoints.save(step, state, record, metrics)
 
@@ -207,6 +218,7 @@ class Run:
         if step is None or step == self.total:
             return state
         log.info("exporting step %d, the best by %s", step, self.config.best_metric)
+        self.card = recorded_card(self.checkpoints.record(step))
         return self.checkpoints.restore(step, _layout(state))
 
     def finish(self, start: Start, params: Params) -> Trained:
@@ -214,13 +226,22 @@ class Run:
 
         Args:
             start: what the run started from.
-            params: what came out.
+            params: what came out: the model, or adapters over it.
         """
-        target = self.folder / "export"
+        target, lora = self.folder / "export", self.config.lora
         tokenizer = with_template(start.tokenizer, self.config.data)
-        export_hf(target, params, start.config, tokenizer=tokenizer, eos_token_ids=start.stops, overwrite=True)
+        if lora.rank is None:
+            stops, card = start.stops, self.card
+            export_hf(target, params, start.config, tokenizer=tokenizer, eos_token_ids=stops, card=card, overwrite=True)
+            model = dataclasses.replace(start, params=params, tokenizer=tokenizer)
+        else:
+            base = public_name(self.config.model)
+            export_adapter(
+                target, params, start.config, lora, base=base, tokenizer=tokenizer, card=self.card, overwrite=True
+            )
+            whole = overlay(start.params, params)
+            model = dataclasses.replace(start, params=whole, tokenizer=tokenizer, lora=lora)
         log.info("wrote %s", target)
-        model = dataclasses.replace(start, params=params, tokenizer=tokenizer)
         return Trained(folder=self.folder, model=model, steps=self.total, metrics=dict(self.journal.last))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from jaxrlhf.models.decoder import make_model
+from jaxrlhf.steps.adapters import loss_over
 from jaxrlhf.steps.sft import sft_loss, sft_totals
+from jaxrlhf.trainers.adapters import bases_of, divide
 from jaxrlhf.trainers.config import SFTConfig
 from jaxrlhf.trainers.fit import fit
 from jaxrlhf.trainers.rows import Rows, make_loaders
@@ -26,8 +28,10 @@ def run(
         The trained model and where it was written.
     """
     with open_run(config) as job:
-        start = take_start(config.model, model, job.mesh)
+        start = take_start(config.model, model, job.mesh, dtype=config.lora.base)
         train, held_out = make_loaders(job, "tokens", start, dataset, eval_dataset)
-        policy = make_model(start.config, config.compute)
-        params = fit(job, sft_loss(policy), sft_totals, start.params, train, held_out)
+        params, frozen = divide(job, start)
+        policy = make_model(start.config, config.compute, config.lora)
+        loss = loss_over(sft_loss(policy), "policy", bases_of(frozen, "policy"))
+        params = fit(job, loss, sft_totals, params, train, held_out, frozen=frozen)
         return job.finish(start, params)

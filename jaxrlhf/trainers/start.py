@@ -13,9 +13,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxrlhf.models.config import ModelConfig
-from jaxrlhf.models.folder import find_folder, read_config
+from jaxrlhf.models.folder import find_folder, lineage, read_config
 from jaxrlhf.models.load import load_policy, load_scalar
+from jaxrlhf.models.lora import merge
+from jaxrlhf.models.lora_config import BaseDType, LoraConfig
+from jaxrlhf.models.quantized import keep_as
 from jaxrlhf.sharding.rules import shardings_for
+from jaxrlhf.trainers.vocabulary import check_generation_config, check_vocabulary
 from jaxrlhf.types import Params
 
 log = logging.getLogger(__name__)
@@ -31,15 +35,17 @@ class Start:
 
     Attributes:
         config: its sizes and options.
-        params: its parameters, float32.
+        params: its parameters, float32 but for those of a base that was kept otherwise.
         tokenizer: a transformers tokenizer.
         stops: tokens that end an answer; None means the tokenizer's end-of-sequence token.
+        lora: of adapters among the parameters, which `make_model` takes too; None where there are none.
     """
 
     config: ModelConfig
     params: Params = dataclasses.field(repr=False)
     tokenizer: Any = dataclasses.field(repr=False)
     stops: tuple[int, ...] | None = None
+    lora: LoraConfig | None = None
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -63,7 +69,23 @@ def resolve(name: str) -> str:
     return str(folder / "export")
 
 
-def load_start(name: str, mesh: Mesh, *, what: str = "model", scalar: bool = False, new_head: bool = False) -> Start:
+def public_name(name: str) -> str | None:
+    """The name of a model that others find it by: a hub id as it is, a folder from the root; None for no name."""
+    if not name:
+        return None
+    folder = Path(resolve(name))
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def load_start(
+    name: str,
+    mesh: Mesh,
+    *,
+    what: str = "model",
+    scalar: bool = False,
+    new_head: bool = False,
+    dtype: BaseDType = "float32",
+) -> Start:
     """Loads a model straight onto the mesh.
 
     Args:
@@ -72,21 +94,36 @@ def load_start(name: str, mesh: Mesh, *, what: str = "model", scalar: bool = Fal
         what: the option that names it, for messages.
         scalar: whether the model must have a scalar head rather than an unembedding.
         new_head: whether a language model gets a scalar head of zeros, where `scalar` asks for one.
+        dtype: that its parameters are kept in.
 
     Raises:
-        ValueError: if its head is of the other kind, or see `models.load`.
+        ValueError: if its head is of the other kind, it and its tokenizer do not fit together, or see `models.load`.
     """
     from transformers import AutoTokenizer
 
     folder = find_folder(resolve(name))
+    config, base = read_config(folder), lineage(folder)[-1]
     if not new_head:
-        _check_head(read_config(folder), f"{what}={name}", scalar=scalar)
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        raise ValueError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}); a model folder needs one of these")
-    loaded = (load_scalar if scalar else load_policy)(folder, mesh=mesh)
+        _check_head(config, f"{what}={name}", scalar=scalar)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder))
+    check_generation_config(config, base)
+    stops = stop_ids(tokenizer, base)
+    check_vocabulary(config, tokenizer, stops, f"{what}={name}")
+    loaded = (load_scalar if scalar else load_policy)(folder, mesh=mesh, dtype=dtype)
     log.info("%s", loaded.report)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Start(config=loaded.config, params=loaded.params, tokenizer=tokenizer, stops=stop_ids(tokenizer, folder))
+    return Start(config=loaded.config, params=loaded.params, tokenizer=tokenizer, stops=stops)
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """The folder with the tokenizer of a model; that of an adapter may have none of its own.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for place in lineage(folder):
+        if any((place / name).exists() for name in TOKENIZER_FILES):
+            return place
+    raise ValueError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}); a model folder needs one of these")
 
 
 def take_start(
@@ -97,20 +134,22 @@ def take_start(
     what: str = "model",
     scalar: bool = False,
     new_head: bool = False,
+    dtype: BaseDType = "float32",
 ) -> Start:
     """A model in memory, copied to where the rules put it, or else the one that is named; the rest is `load_start`'s.
 
-    Its parameters belong to the caller alone, who may donate them.
+    Its parameters belong to the caller alone, who may donate them. Adapters that it had are merged.
     """
     if given is not None and name:
         raise ValueError(f"{what} is in memory, and {what}={name} in the config; keep one of them")
     if given is None:
-        return load_start(name or "", mesh, what=what, scalar=scalar, new_head=new_head)
+        return load_start(name or "", mesh, what=what, scalar=scalar, new_head=new_head, dtype=dtype)
     if not isinstance(given, Start):
         raise TypeError(f"{what} is {given!r}; in memory it is a trainers.start.Start, by name it goes into the config")
     start = scalar_start(given) if scalar and new_head else given
     _check_head(start.config, what, scalar=scalar)
-    return dataclasses.replace(start, params=own_copy(start.params, mesh))
+    check_vocabulary(start.config, start.tokenizer, start.eos_ids, what)
+    return dataclasses.replace(start, params=own_copy(start, mesh, dtype), lora=None)
 
 
 def scalar_start(start: Start) -> Start:
@@ -122,19 +161,24 @@ def scalar_start(start: Start) -> Start:
     return dataclasses.replace(start, config=dataclasses.replace(start.config, scalar_head=True), params=params)
 
 
-def take_reference(name: str | None, given: Start | None, policy: Start, mesh: Mesh) -> Params:
+def take_reference(
+    name: str | None, given: Start | None, policy: Start, lora: LoraConfig, mesh: Mesh
+) -> dict[str, Params]:
     """The parameters of a reference: one in memory, one that is named, or else a copy of the policy's own.
+
+    Returns:
+        Them under "reference"; or nothing, if the reference is the base that the policy's adapters stand over.
 
     Raises:
         ValueError: if the reference is another model than the policy.
     """
     if given is None and name is None:
-        return own_copy(policy.params, mesh)
-    reference = take_start(name, given, mesh, what="reference")
+        return {"reference": own_copy(policy, mesh)} if lora.rank is None else {}
+    reference = take_start(name, given, mesh, what="reference", dtype=lora.base)
     if reference.config != policy.config:
         raise ValueError(f"the reference is another model than the policy: {reference.config} against {policy.config}")
     check_same_tokens(policy, reference, "the reference")
-    return reference.params
+    return {"reference": reference.params}
 
 
 def check_same_tokens(start: Start, other: Start, what: str) -> None:
@@ -167,13 +211,25 @@ def check_positions(start: Start, longest: int, remedy: str) -> None:
         raise ValueError(f"the longest sequence has {longest} tokens, and the model {most} positions; {remedy}")
 
 
-def own_copy(params: Params, mesh: Mesh) -> Params:
-    """A copy of the parameters where the rules put them: a step donates its state, and others may hold the original."""
-    shardings, kept = shardings_for(params, mesh)
+def own_copy(start: Start, mesh: Mesh, dtype: BaseDType = "float32") -> Params:
+    """A copy of the parameters where the rules put them: a step donates its state, and others may hold the original.
+
+    Args:
+        start: the model, whose adapters are merged if it has any.
+        mesh: where the copy goes.
+        dtype: that it is kept in.
+    """
+
+    def copy(params: Params) -> Params:
+        whole = params if start.lora is None else merge(params, start.lora.scale)
+        return jax.tree.map(jnp.copy, keep_as(whole, dtype))
+
+    shardings, kept = shardings_for(jax.eval_shape(copy, start.params), mesh)
     for line in kept:
         log.info("%s", line)
-    placed = jax.device_put(params, shardings)  # from whatever devices they are on, but perhaps the same arrays
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(placed)
+    spread, _ = shardings_for(start.params, mesh)
+    placed = jax.device_put(start.params, spread)  # from whatever devices they are on, but perhaps the same arrays
+    return jax.jit(copy, out_shardings=shardings)(placed)
 
 
 def _check_head(config: ModelConfig, what: str, *, scalar: bool) -> None:

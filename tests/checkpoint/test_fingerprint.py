@@ -32,9 +32,12 @@ def test_other_values_have_another_name(change):
     assert fingerprint(other) != fingerprint(PARAMS)
 
 
-def test_half_precision_has_a_name_too():
-    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), PARAMS)
-    assert fingerprint(half) != fingerprint(PARAMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_fewer_bits_have_a_name_too(dtype):
+    few = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), PARAMS)
+    assert fingerprint(few) != fingerprint(PARAMS)
+    other = {**few, "kernel": few["kernel"].at[3, 2].add(1)}
+    assert fingerprint(other) != fingerprint(few)
 
 
 def test_rows_far_apart_are_told_apart_where_the_low_bits_are_0():

@@ -8,6 +8,7 @@ from jaxrlhf.commands.config import ExportConfig
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.templates import BUILT_IN
 from jaxrlhf.models.load import load_policy, load_scalar
+from jaxrlhf.models.lora_config import LoraConfig
 from jaxrlhf.trainers import dpo, reward
 from tests.trainers.small import config, pairs
 
@@ -21,6 +22,10 @@ def test_newest_checkpoint_is_the_export_of_the_run(policy, tmp_path):
 
     templates = [AutoTokenizer.from_pretrained(f).chat_template for f in (tmp_path / "out", run.folder / "export")]
     assert templates == ["{{ bos_token }}" + BUILT_IN["hh"]] * 2
+
+    cards = [(folder / "README.md").read_text() for folder in (tmp_path / "out", run.folder / "export")]
+    assert cards[0] == cards[1]
+    assert "in 4 steps" in cards[0] and "| eval/loss |" in cards[0] and "- rows in memory" in cards[0]
 
     export.run(ExportConfig(run=str(run.folder), out=str(tmp_path / "early"), step=2))
     early = load_policy(tmp_path / "early").params
@@ -38,3 +43,28 @@ def test_missing_step_and_folder_are_named(policy, tmp_path):
         export.run(ExportConfig(run=str(policy), out=str(tmp_path / "out"), step=3))
     with pytest.raises(ValueError, match=r"is not the folder of a run: it has no config.yaml"):
         export.run(ExportConfig(run=str(tmp_path), out=str(tmp_path / "out")))
+
+
+def test_adapters_are_written_alone_or_merged(policy, tmp_path):
+    settings = config("dpo", tmp_path / "dpo", model=str(policy), lora=LoraConfig(rank=4, base="bfloat16"))
+    run = dpo.run(settings, dataset=pairs())
+    folder = str(run.folder)
+    export.run(ExportConfig(run=folder, out=str(tmp_path / "adapter")))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "adapter" / name).read_bytes() == (run.folder / "export" / name).read_bytes()
+
+    export.run(ExportConfig(run=folder, out=str(tmp_path / "merged"), merge=True))
+    assert (tmp_path / "merged" / "config.json").exists()
+    folders = (tmp_path / "merged", run.folder / "export", policy / "export")
+    merged, loaded, base = (load_policy(path).params for path in folders)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), merged, loaded)
+    up, old = (params["layers"]["mlp"]["up_proj"]["kernel"] for params in (merged, base))
+    assert np.abs(up - old).max() > 1e-3
+    with pytest.raises(ValueError, match="dtype=bfloat16 has no effect on adapters, which are float32; set merge=true"):
+        export.run(ExportConfig(run=folder, out=str(tmp_path / "x"), dtype="bfloat16"))
+
+
+def test_merging_a_run_without_adapters_is_refused(policy, tmp_path):
+    run = dpo.run(config("dpo", tmp_path / "dpo", model=str(policy), steps=1), dataset=pairs())
+    with pytest.raises(ValueError, match="merge=true has no effect: .* trained the whole model, without adapters"):
+        export.run(ExportConfig(run=str(run.folder), out=str(tmp_path / "out"), merge=True))

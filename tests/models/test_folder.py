@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -24,6 +25,32 @@ def test_without_a_network_the_command_is_named(monkeypatch):
         find_folder("no-such-owner/name", revision="v1")
 
 
+def test_without_a_network_what_was_fetched_before_is_found(monkeypatch, tmp_path):
+    kept = tmp_path / "models--owner--name"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("1" * 40)
+    snapshot = kept / "snapshots" / ("1" * 40)
+    snapshot.mkdir(parents=True)
+    shutil.copy(STORIES / "config.json", snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_folder("owner/name") == snapshot
+    assert read_config(find_folder("owner/name", revision="1" * 40)).num_layers == 5
+
+
+@pytest.mark.parametrize(
+    "labels", [{"num_labels": 2}, {"id2label": {"0": "bad", "1": "good"}}, {"id2label": {"0": "a"}, "num_labels": 3}]
+)
+def test_a_classifier_of_several_labels_is_no_reward_model(tmp_path, labels):
+    raw = json.loads((STORIES / "config.json").read_text()) | {"architectures": ["LlamaForSequenceClassification"]}
+    (tmp_path / "config.json").write_text(json.dumps(raw | labels))
+    with pytest.raises(ValueError, match=r"config.json: the model has num_labels=[23]; a reward model gives each"):
+        read_config(tmp_path)
+    for one in ({}, {"num_labels": 1}, {"id2label": {"0": "score"}}):
+        (tmp_path / "config.json").write_text(json.dumps(raw | one))
+        assert read_config(tmp_path).scalar_head
+
+
 def test_a_real_config_is_read():
     config = read_config(STORIES)
     assert (config.num_layers, config.hidden_size, config.num_kv_heads, config.tie_embeddings) == (5, 64, 4, True)
@@ -32,7 +59,7 @@ def test_a_real_config_is_read():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (json.dumps({"model_type": "gpt2"}), r"model_type='gpt2' is not supported; supported are \['llama'\]"),
+        (json.dumps({"model_type": "t5"}), r"model_type='t5' is not supported; supported are \['gemma2', .*'qwen3'\]"),
         ("[]", "holds a list; expected an object"),
         ("{", "is not JSON"),
         (None, "config.json is missing"),

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,9 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.load_memory import measured_apart
+from jaxrlhf.models import kept
 from jaxrlhf.models.decoder import param_shapes
 from jaxrlhf.models.folder import read_config
-from jaxrlhf.models.tensors import tensor_entries
+from jaxrlhf.models.kept import kept_shapes
+from jaxrlhf.models.quantized import keep_as
+from jaxrlhf.models.streaming import stream
+from jaxrlhf.models.tensors import flatten, tensor_entries
 from jaxrlhf.models.weights import load_params
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.rules import shardings_for
@@ -48,6 +54,70 @@ def test_half_precision_becomes_float32_without_loss(tmp_path, dtype):
     expected = tensors["model.layers.2.self_attn.q_proj.weight"].astype(np.float32).T
     np.testing.assert_array_equal(params["layers"]["self_attn"]["q_proj"]["kernel"][2], expected)
     assert sum(report.dtypes.values()) == 30 and "F32" not in report.dtypes
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("pieces", [4000, 1 << 20])
+def test_parameters_are_kept_as_the_whole_would_be(monkeypatch, dtype, pieces):
+    monkeypatch.setattr(kept, "stream", functools.partial(stream, piece_bytes=pieces))
+    whole, _ = load_params(STORIES, CONFIG)
+    shardings, _ = shardings_for(kept_shapes(CONFIG, dtype), make_mesh(2, 2, 2))
+    for where in (None, shardings):
+        params, report = load_params(STORIES, CONFIG, shardings=where, dtype=dtype)
+        jax.tree.map(np.testing.assert_array_equal, params, keep_as(whole, dtype))
+        assert jax.tree.map(lambda x: x.dtype, params) == jax.tree.map(lambda x: x.dtype, kept_shapes(CONFIG, dtype))
+        assert where is None or jax.tree.map(lambda x: x.sharding, params) == shardings
+    assert f"tensors as {dtype}" in str(report)
+
+
+@pytest.mark.parametrize("sizes", [None, (1, 8, 1), (2, 2, 2)])
+def test_an_edit_is_told_where_its_values_lie(monkeypatch, sizes):
+    monkeypatch.setattr(kept, "stream", functools.partial(stream, piece_bytes=3000))
+    whole, _ = load_params(STORIES, CONFIG)
+    added = {path: np.random.default_rng(0).normal(size=leaf.shape) for path, leaf in flatten(whole).items()}
+
+    def edit(path, layer, index, values):
+        assert values.dtype == np.float32
+        return values + (added[path] if layer is None else added[path][layer])[index].astype(np.float32)
+
+    shardings = None if sizes is None else shardings_for(param_shapes(CONFIG), make_mesh(*sizes))[0]
+    edited, _ = load_params(STORIES, CONFIG, shardings=shardings, edit=edit)
+    for path, leaf in flatten(edited).items():
+        np.testing.assert_array_equal(leaf, flatten(whole)[path] + added[path].astype(np.float32))
+
+
+def test_layers_of_several_dtypes_are_read_together(tmp_path):
+    tensors = published()
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].astype(np.float16)
+    params, report = load_params(save(tmp_path, tensors), TINY)
+    for layer in range(3):
+        expected = tensors[f"model.layers.{layer}.mlp.up_proj.weight"].astype(np.float32).T
+        np.testing.assert_array_equal(params["layers"]["mlp"]["up_proj"]["kernel"][layer], expected)
+    assert report.dtypes == {"F32": 29, "F16": 1}
+
+
+def test_a_folder_written_from_the_trunk_alone_lacks_its_prefix(tmp_path):
+    tied = dataclasses.replace(TINY, tie_embeddings=True)
+    tensors = published(tied)
+    single = tmp_path / "trunk"
+    single.mkdir()
+    bare, _ = load_params(save(single, {name.removeprefix("model."): part for name, part in tensors.items()}), tied)
+    jax.tree.map(np.testing.assert_array_equal, bare, load_params(save(tmp_path, tensors), tied)[0])
+
+
+def test_an_untied_model_with_an_embedding_alone_lacks_its_head(tmp_path):
+    tensors = published()
+    del tensors["lm_head.weight"]
+    with pytest.raises(ValueError, match="1 missing: lm_head.weight"):
+        load_params(save(tmp_path, tensors), TINY)
+
+
+def test_the_host_holds_less_than_two_of_the_largest_tensor_beside_the_parameters():
+    found = measured_apart(0.1, 512)
+    assert found["parameters_mib"] == pytest.approx(2 * found["checkpoint_mib"], rel=1e-3)  # float32 of bfloat16
+    assert found["beyond_parameters_mib"] < 2 * found["largest_tensor_mib"]
+    assert found["largest_tensor_mib"] < found["checkpoint_mib"] / 3
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])

@@ -20,7 +20,9 @@ BATCH = pair_batch(token_batch([3, 5, 4, 4, 2, 5], 5, prompt=2))
 def run(batch: Any, reference: Any, params: Any = PARAMS):
     loss_fn = jax.value_and_grad(preference_loss(MODEL), has_aux=True)
     totals = dpo_totals(batch)
-    (loss, metrics), gradient = loss_fn(params, reference, batch, totals, hyper(beta=0.3), jax.random.key(0))
+    (loss, metrics), gradient = loss_fn(
+        params, {"reference": reference}, batch, totals, hyper(beta=0.3), jax.random.key(0)
+    )
     return loss, gradient, values_of(metrics)
 
 
@@ -52,7 +54,7 @@ def test_at_the_reference_the_loss_is_ln_2_and_nothing_is_preferred():
     params = player_params()
     rows = token_batch([3, 5, 4, 4], 5, prompt=2, vocab=CONFIG.vocab_size)
     loss_fn = jax.jit(preference_loss(POLICY))
-    loss, metrics = loss_fn(params, params, pair_batch(rows), 2.0, hyper(beta=0.3), jax.random.key(0))
+    loss, metrics = loss_fn(params, {"reference": params}, pair_batch(rows), 2.0, hyper(beta=0.3), jax.random.key(0))
     np.testing.assert_allclose(loss, math.log(2), rtol=1e-7)
     assert metrics["rewards/accuracies"].value == metrics["rewards/margins"].value == 0.0
 
@@ -65,7 +67,8 @@ def test_rows_of_padding_change_nothing():
 
 def test_no_gradient_flows_to_the_reference():
     def loss(reference):
-        return preference_loss(MODEL)(PARAMS, reference, BATCH, 3.0, hyper(beta=0.3), jax.random.key(0))[0]
+        frozen = {"reference": reference}
+        return preference_loss(MODEL)(PARAMS, frozen, BATCH, 3.0, hyper(beta=0.3), jax.random.key(0))[0]
 
     gradient = jax.jit(jax.grad(loss))(REFERENCE)
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))

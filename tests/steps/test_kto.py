@@ -22,14 +22,14 @@ HYPER = hyper(beta=0.3, desirable_weight=1.0, undesirable_weight=2.0)
 
 @jax.jit
 def kl_of(params: Any, reference: Any, batch: Any) -> jax.Array:
-    return mismatched_kl(MODEL)(params, reference, split_rows(batch, 1), HYPER)
+    return mismatched_kl(MODEL)(params, {"reference": reference}, split_rows(batch, 1), HYPER)
 
 
 @jax.jit
 def run(batch: Any, reference: Any, params: Any = PARAMS):
     loss_fn = jax.value_and_grad(unpaired_loss(MODEL), has_aux=True)
     totals = kto_totals(batch), kl_of(params, reference, batch)
-    (loss, metrics), gradient = loss_fn(params, reference, batch, totals, HYPER, jax.random.key(0))
+    (loss, metrics), gradient = loss_fn(params, {"reference": reference}, batch, totals, HYPER, jax.random.key(0))
     return loss, gradient, values_of(metrics)
 
 
@@ -64,7 +64,7 @@ def test_at_the_reference_the_kl_is_zero_and_a_row_costs_half_its_weight():
     params = player_params()
     rows = token_batch([3, 5, 4, 4], 5, prompt=2, vocab=CONFIG.vocab_size)
     evaluate = jax.jit(make_evaluate(unpaired_loss(POLICY), kto_totals, mismatched_kl(POLICY)))
-    metrics = values_of(evaluate(params, params, unpaired_batch(rows, rows), HYPER))
+    metrics = values_of(evaluate(params, {"reference": params}, unpaired_batch(rows, rows), HYPER))
     assert metrics["kl"] == metrics["rewards/margins"] == 0.0
     np.testing.assert_allclose(metrics["loss"], (3 * 0.5 + 1.0) / 4, rtol=1e-7)
 
@@ -85,14 +85,16 @@ def test_a_row_without_a_neighbour_has_no_say_in_the_kl():
 
 
 def test_the_kl_is_that_of_the_whole_batch_however_it_is_cut():
-    parts = jax.jit(lambda batch: mismatched_kl(MODEL)(PARAMS, REFERENCE, split_rows(batch, 3), HYPER))(BATCH)
+    frozen = {"reference": REFERENCE}
+    parts = jax.jit(lambda batch: mismatched_kl(MODEL)(PARAMS, frozen, split_rows(batch, 3), HYPER))(BATCH)
     np.testing.assert_allclose(parts, kl_of(PARAMS, REFERENCE, BATCH), rtol=1e-6)
 
 
 def test_no_gradient_flows_to_the_reference_or_through_the_kl():
     def loss(params, reference, kl_params):
-        totals = jnp.float32(6.0), mismatched_kl(MODEL)(kl_params, reference, split_rows(BATCH, 1), HYPER)
-        return unpaired_loss(MODEL)(params, reference, BATCH, totals, HYPER, jax.random.key(0))[0]
+        frozen = {"reference": reference}
+        totals = jnp.float32(6.0), mismatched_kl(MODEL)(kl_params, frozen, split_rows(BATCH, 1), HYPER)
+        return unpaired_loss(MODEL)(params, frozen, BATCH, totals, HYPER, jax.random.key(0))[0]
 
     of_params, *others = jax.jit(jax.grad(loss, (0, 1, 2)))(PARAMS, REFERENCE, PARAMS)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(of_params))

@@ -74,14 +74,15 @@ def reward(players: Players):
 def preference(players: Players):
     (model, params), _, reference = players
     step = make_update(preference_loss(model), dpo_totals, ADAM)
-    return step, init_state(params, ADAM), reference, pair_batch(token_batch(LENGTHS, 6, prompt=2, vocab=VOCAB))
+    batch = pair_batch(token_batch(LENGTHS, 6, prompt=2, vocab=VOCAB))
+    return step, init_state(params, ADAM), {"reference": reference}, batch
 
 
 def unpaired(players: Players):
     (model, params), _, reference = players
     step = make_update(unpaired_loss(model), kto_totals, ADAM, coupling=mismatched_kl(model), micro_batches=2)
     rows, mismatched = (token_batch(LENGTHS, 6, prompt=2, vocab=VOCAB, seed=seed) for seed in (0, 2))
-    return step, init_state(params, ADAM), reference, unpaired_batch(rows, mismatched)
+    return step, init_state(params, ADAM), {"reference": reference}, unpaired_batch(rows, mismatched)
 
 
 def proximal(players: Players):

@@ -66,7 +66,7 @@ def run(kind, batch):
     @jax.jit
     def differentiate(params, batch):
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
-        return differentiate(params, REFERENCE, batch, totals_fn(batch), values, jax.random.key(0))
+        return differentiate(params, {"reference": REFERENCE}, batch, totals_fn(batch), values, jax.random.key(0))
 
     (loss, metrics), gradient = differentiate(params, batch)
     return loss, gradient, values_of(metrics)

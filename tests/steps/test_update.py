@@ -68,7 +68,7 @@ def policy_method(scalar: bool) -> Method:
 
 
 def method(name: str) -> Method:
-    (policy, params), (_, reference) = bigram_model(), bigram_model(seed=1)
+    (policy, params), frozen = bigram_model(), {"reference": bigram_model(seed=1)[1]}
     scorer, score_params = bigram_model(scalar=True)
     rows, scored = token_batch(LENGTHS, 6, prompt=2), score_batch(LENGTHS, 6)
     unpaired = unpaired_batch(rows, token_batch(LENGTHS, 6, prompt=2, seed=2))
@@ -77,8 +77,8 @@ def method(name: str) -> Method:
         "sft": lambda: Method(sft_loss(policy), sft_totals, params, None, rows),
         "pairwise": lambda: Method(pairwise_loss(scorer), pairwise_totals, score_params, None, pair_batch(scored, 0.3)),
         "kwise": lambda: Method(kwise_loss(scorer), kwise_totals, score_params, None, ranked_batch(scored, ranks)),
-        "dpo": lambda: Method(preference_loss(policy), dpo_totals, params, reference, pair_batch(rows)),
-        "kto": lambda: Method(unpaired_loss(policy), kto_totals, params, reference, unpaired, mismatched_kl(policy)),
+        "dpo": lambda: Method(preference_loss(policy), dpo_totals, params, frozen, pair_batch(rows)),
+        "kto": lambda: Method(unpaired_loss(policy), kto_totals, params, frozen, unpaired, mismatched_kl(policy)),
         "policy": lambda: policy_method(scalar=False),
         "critic": lambda: policy_method(scalar=True),
     }[name]()

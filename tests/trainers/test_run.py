@@ -119,7 +119,7 @@ def test_another_reference_in_the_folder_is_refused(tmp_path):
     train("dpo", tmp_path / "run", steps=2)
     other = start()
     other = dataclasses.replace(other, params=jax.tree.map(lambda leaf: 1.5 * leaf, other.params))
-    with pytest.raises(ValueError, match="was trained against another reference"):
+    with pytest.raises(ValueError, match="was trained against another base, reference"):
         settings = config("dpo", tmp_path / "run", steps=4)
         dpo.run(settings, model=start(), reference=other, dataset=pairs(), eval_dataset=pairs(5))
 

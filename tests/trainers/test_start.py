@@ -29,7 +29,7 @@ def test_no_model_is_refused(tmp_path):
 
 def test_reference_of_another_shape_is_refused(tmp_path):
     other = start()
-    other = dataclasses.replace(other, config=dataclasses.replace(other.config, rope_theta=5.0))
+    other = dataclasses.replace(other, config=dataclasses.replace(other.config, norm_eps=0.5))
     with pytest.raises(ValueError, match="the reference is another model than the policy"):
         dpo.run(config("dpo", tmp_path / "run"), model=start(), reference=other, dataset=pairs())
 
