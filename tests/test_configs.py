@@ -14,9 +14,12 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 STORY_MODEL = "tests/assets/stories260k-llama"
 
-# The names on the hub that the files take; somebody has looked them up. Models are of a family that we have, Llama.
-MODELS = {"HuggingFaceTB/SmolLM2-135M"}
-DATA = {"roneneldan/TinyStories", "vicgalle/alpaca-gpt4", "Anthropic/hh-rlhf", "trl-lib/kto-mix-14k"}
+# The names on the hub that the files take; somebody has looked them up. Models are of families that we have.
+MODELS = {"HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B-Instruct"}
+DATA = {
+    "roneneldan/TinyStories", "vicgalle/alpaca-gpt4", "Anthropic/hh-rlhf", "trl-lib/kto-mix-14k", "trl-lib/Capybara",
+    "trl-lib/ultrafeedback_binarized", "trl-lib/ultrafeedback-prompt",
+}  # fmt: skip
 
 
 def header(path: Path) -> list[str]:
@@ -40,7 +43,8 @@ def test_every_method_has_a_file():
 @parametrized(FILES)
 def test_a_file_loads_as_the_config_of_its_method(path: Path):
     config = load(COMMANDS[path.parent.name].config, path)
-    assert config.out.startswith("runs/") and config.model in MODELS
+    others = {load(COMMANDS[file.parent.name].config, file).out for file in FILES if file != path}
+    assert config.out.startswith("runs/") and config.model in MODELS | others
     assert config.dataset in DATA or (config.dataset.endswith(".jsonl") and "/" not in config.dataset)
 
 

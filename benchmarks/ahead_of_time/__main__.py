@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ahead_of_time head|train|decode`: prints, and writes `benchmarks/results/ahead_of_time.*`."""
+"""`python -m benchmarks.ahead_of_time PART`: prints, and writes `benchmarks/results/ahead_of_time.*`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ import jax
 
 from benchmarks.ahead_of_time.decode import CHUNK, decode_rows, decode_table
 from benchmarks.ahead_of_time.decode import MODEL as DECODED
+from benchmarks.ahead_of_time.first_run import LORA, first_run_rows, first_run_table
 from benchmarks.ahead_of_time.head import TOKENS as HEAD_TOKENS
 from benchmarks.ahead_of_time.head import WANT, head_rows, head_table
 from benchmarks.ahead_of_time.train import MODEL, TOKENS, train_rows, train_table
 
 RESULTS = Path(__file__).parents[1] / "results" / "ahead_of_time.json"
-PARTS = {"head": (head_rows, head_table), "train": (train_rows, train_table), "decode": (decode_rows, decode_table)}
+PARTS = {
+    "head": (head_rows, head_table),
+    "train": (train_rows, train_table),
+    "decode": (decode_rows, decode_table),
+    "first_run": (first_run_rows, first_run_table),
+}
 HEADINGS = {
     "train": f"SFT of {MODEL.num_layers} layers of width {MODEL.hidden_size}, {MODEL.vocab_size} words, bfloat16, "
     f"a row of {TOKENS} tokens a device: bytes a device",
     "decode": f"The sampler, {DECODED.num_layers} layers of width {DECODED.hidden_size}, {DECODED.vocab_size} words, "
     f"bfloat16, chunks of {CHUNK} steps: bytes a device",
+    "first_run": f"LoRA of rank {LORA.rank} on Qwen2.5-0.5B, bfloat16, one H200: bytes, and a bound of the time",
     "head": f"Temporaries of the head, {HEAD_TOKENS} tokens, bfloat16, {', '.join(WANT)} wanted",
 }
 
