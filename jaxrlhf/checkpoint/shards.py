@@ -58,7 +58,8 @@ def open_shard(
         handle.write(_header(shapes, dtype))
 
         def append(tensor: np.ndarray) -> None:
-            assert (tensor.shape, tensor.dtype) == (next(expected), dtype), f"{file}: another tensor was announced"
+            announced = (next(expected), dtype)
+            assert (tensor.shape, tensor.dtype) == announced, f"{file}: another tensor was announced"
             handle.write(np.ascontiguousarray(tensor).view(np.uint8).data)
 
         yield append

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.models.attention import make_mix
 from jaxrlhf.models.cache import make_cache
-from jaxrlhf.models.config import ComputeConfig, LayerKind, ModelConfig
+from jaxrlhf.models.config import ComputeConfig, LayerKind, ModelConfig, Remat
 from jaxrlhf.models.decoding import TURNED_HEAD, prepare, unrolls
 from jaxrlhf.models.layers import Block, Seen
 from jaxrlhf.models.linear import INIT_STD, Products, keep_projections
@@ -59,7 +59,9 @@ def make_model(config: ModelConfig, compute: ComputeConfig | None = None, lora: 
         lora: scale and dropout of adapters; None where the parameters have none.
 
     Returns:
-        `Model`; `apply` gives hidden states in the compute dtype, finite at padding too.
+        `Model`; `apply` gives hidden states in the compute dtype, finite at padding too. It raises ValueError for
+        adapters without `lora`. Learned positions beyond `max_positions` are that of the last row: callers see to it
+        that there are none.
     """
     compute = ComputeConfig() if compute is None else compute
 
@@ -140,10 +142,10 @@ def _apply(
         return Seen(rotary, mix)
 
     kinds = {kind: seen(kind) for kind in config.pattern}
-    make_block = functools.partial(_block_fn, config, compute, products, key, training=cache is None)
-    blocks = [make_block(kinds[kind]) for kind in config.pattern]
+    blocks = [_block_fn(config, products, key, kinds[kind]) for kind in config.pattern]
+    loop = _Loop(compute.scan_unroll, compute.remat if cache is None else "none")
     hidden = constrain(_embed(config, compute.dtype, params, tokens, positions), BATCH_AXES, None, None)
-    hidden, cache = _run_layers(blocks, params["layers"], (hidden, cache), compute.scan_unroll)
+    hidden, cache = _run_layers(blocks, params["layers"], (hidden, cache), loop)
     normed: Any = make_norm(config, compute.dtype).apply({"params": params["norm"]}, hidden)
     if cache is not None:
         cache = dataclasses.replace(cache, index=cache.index + tokens.shape[1])
@@ -159,9 +161,14 @@ def _embed(config: ModelConfig, dtype: Any, params: Any, tokens: jax.Array, posi
     return hidden
 
 
-def _block_fn(
-    config: ModelConfig, compute: ComputeConfig, products: Products, key: Any, seen: Seen, *, training: bool
-) -> BlockFn:
+class _Loop(NamedTuple):
+    """How layers are run: `scan_unroll` and `remat` of `ComputeConfig`, the latter "none" where nothing is trained."""
+
+    unroll: int
+    remat: Remat
+
+
+def _block_fn(config: ModelConfig, products: Products, key: Any, seen: Seen) -> BlockFn:
     module = Block(config, products)
 
     def block(params: Params, hidden: jax.Array, cache: KVCache | None, layer: jax.Array | int) -> Any:
@@ -169,14 +176,17 @@ def _block_fn(
         output: Any = module.apply({"params": params}, hidden, seen, cache, layer, rngs=keys)
         return constrain(output[0], BATCH_AXES, None, None), output[1]
 
-    if compute.remat == "none" or not training:
-        return block
+    return block
+
+
+def _recomputed(blocks: Sequence[BlockFn], remat: Remat, *, looped: bool) -> Sequence[BlockFn]:
+    if remat == "none":
+        return blocks
     # Within a loop XLA cannot undo the recomputation by sharing it with the forward pass; without one it would.
-    looped = compute.scan_unroll < config.num_layers
-    return jax.checkpoint(block, policy=_REMAT_POLICIES[compute.remat], prevent_cse=not looped)
+    return [jax.checkpoint(block, policy=_REMAT_POLICIES[remat], prevent_cse=not looped) for block in blocks]
 
 
-def _run_layers(blocks: Sequence[BlockFn], layers: Any, stream: Stream, unroll: int) -> Stream:
+def _run_layers(blocks: Sequence[BlockFn], layers: Any, stream: Stream, loop: _Loop) -> Stream:
     """Runs all layers, which take the blocks in turn."""
     if isinstance(layers, tuple):
         return _run_each(blocks, layers, stream, 0)
@@ -184,13 +194,15 @@ def _run_layers(blocks: Sequence[BlockFn], layers: Any, stream: Stream, unroll: 
         raise ValueError("parameters are stacked and the cache is not; apply Model.prepare to the parameters first")
     kinds = len(blocks)
     rounds, rest = divmod(jax.tree.leaves(layers)[0].shape[0], kinds)
+    unroll = min(-(-loop.unroll // kinds), rounds)
+    in_turn = _recomputed(blocks, loop.remat, looped=unroll < rounds)
 
     def body(stream: Any, round: Any) -> tuple[Any, None]:
         params, number = round
         parts = (params,)
         if kinds > 1:
             parts = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(kinds))
-        return _run_each(blocks, parts, stream, number * kinds), None
+        return _run_each(in_turn, parts, stream, number * kinds), None
 
     # The cache is in the carry: as an input and output of the scan it would be copied.
     if rounds:
@@ -198,9 +210,9 @@ def _run_layers(blocks: Sequence[BlockFn], layers: Any, stream: Stream, unroll: 
         params = layers
         if kinds > 1:  # an axis of length 1 would have a CPU copy all parameters
             params = jax.tree.map(lambda leaf: leaf[: rounds * kinds].reshape(rounds, kinds, *leaf.shape[1:]), layers)
-        stream, _ = jax.lax.scan(body, stream, (params, numbers), unroll=min(-(-unroll // kinds), rounds))
+        stream, _ = jax.lax.scan(body, stream, (params, numbers), unroll=unroll)
     last = tuple(jax.tree.map(lambda leaf, i=i: leaf[rounds * kinds + i], layers) for i in range(rest))
-    return _run_each(blocks, last, stream, rounds * kinds)
+    return _run_each(_recomputed(blocks, loop.remat, looped=False), last, stream, rounds * kinds)
 
 
 def _run_each(blocks: Sequence[BlockFn], layers: Sequence[Params], stream: Stream, first: jax.Array | int) -> Stream:

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.decoder import init_params
 from jaxrlhf.models.lora_config import BaseDType
-from jaxrlhf.models.quantized import keep_as, quantize
+from jaxrlhf.models.quantized import SCORE, keep_as, quantize
 from jaxrlhf.models.streaming import Arrays, stream
 from jaxrlhf.models.tensors import Entry, Index
 from jaxrlhf.types import Params
@@ -60,7 +60,7 @@ def read_kept(
         kernel, scale = stream(read, shape, shardings.get(path), _in_8_bits, (0, len(shape) - 1))
         # Scales are small, and have a rule of their own for where they belong.
         return {path: kernel, f"{path}_scale": _moved(scale, shardings.get(f"{path}_scale"))}
-    keep = _in_float32 if dtype == "float32" else _in_bfloat16
+    keep = _in_float32 if dtype == "float32" or path.startswith(f"{SCORE}/") else _in_bfloat16
     (kept,) = stream(read, shape, shardings.get(path), keep, (0, first) if stacked else (first,))
     return {path: kept}
 

@@ -32,12 +32,12 @@ class Products(NamedTuple):
 
     Attributes:
         dtype: of activations and products.
-        adapter_scale: factor of what adapters add.
+        adapter_scale: factor of what adapters add; None refuses parameters that have any.
         adapter_dropout: share of what adapters read that is left out where there is a key, in [0, 1).
     """
 
     dtype: Any
-    adapter_scale: float = 1.0
+    adapter_scale: float | None = None
     adapter_dropout: float = 0.0
 
 
@@ -106,6 +106,8 @@ def _finish(module: Linear | LinearAfterActivation, product: jax.Array, x: jax.A
         scales = along(module.get_variable("params", "kernel_scale"))
         product = (product.astype(jnp.float32) * scales).astype(dtype)
     if _has(module, "lora_a"):
+        if scale is None:
+            raise ValueError("the parameters hold adapters; give make_model their LoraConfig, or merge them")
         kept = nn.Dropout(dropout, deterministic=not module.has_rng("dropout"))(x)
         product = product + scale * project(project(kept, given("lora_a")), given("lora_b"))
     if module.bias:

@@ -26,8 +26,6 @@ def mix_whole(
 ) -> jax.Array:
     """Attention with the scores of all queries and keys in memory at once.
 
-    A token that sees nothing gets equal weights, not NaN: masked scores are very low, but finite.
-
     Args:
         mask: [B, 1, T, T] bool array, True where a token (row) sees another (column).
         queries: [B, T, H, Dh].

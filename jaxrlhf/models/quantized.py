@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from jaxrlhf.models.lora_config import BaseDType
 from jaxrlhf.types import Params
 
+SCORE = "score"
+"""The head of reward and value models, whose dtype is float32 in every form."""
+
 _MOST = 127  # -128 stays unused, so that rounding is the same on both sides of 0
 
 
@@ -38,17 +41,21 @@ def keep_as(params: Params, dtype: BaseDType) -> Params:
     """Parameters in the dtype that a base is kept in.
 
     Args:
-        params: nested dict, as a model is loaded.
+        params: nested dict, in whatever dtype they are kept now.
         dtype: "float32"; "bfloat16"; or "int8", in which the matrices of blocks are kept in 8 bits, with `kernel_scale`
-            beside them, and all else in bfloat16.
+            beside them, and all else in bfloat16. A score head is float32 always: it is small.
 
     Returns:
         Nested dict.
     """
-    if dtype == "int8":
-        rest = {name: keep_as(value, "bfloat16") for name, value in params.items() if name != "layers"}
-        return {**rest, "layers": _quantized(params["layers"])}
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    wide = as_float32(params)
+    rest = jnp.float32 if dtype == "float32" else jnp.bfloat16
+    kept = {name: value if name == SCORE else _rounded(value, rest) for name, value in wide.items()}
+    return {**kept, "layers": _quantized(wide["layers"])} if dtype == "int8" else kept
+
+
+def _rounded(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def as_float32(params: Params) -> Params:

@@ -90,7 +90,7 @@ def run(
         frozen = {**judges.frozen, **named, **base}
         bases = bases_of(frozen, "policy", "reference")
         if base:
-            frozen = {under_critic: critic_base["base"], **frozen}
+            frozen.setdefault(under_critic, critic_base["base"])
             bases = {**bases, "critic": under_critic}
         states = States(
             {"policy": first_state(job, params, optimizer), "critic": first_state(job, critic_params, optimizer)},

@@ -1,6 +1,7 @@
 """What `test_decoder.py` asks of the plain decoder, asked of its options."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -130,3 +131,25 @@ def test_layers_take_their_kinds_in_turn():
     local, whole = by_how_much(config.pattern), by_how_much(config.pattern[1:])
     assert (local[:3] > 1e-5).all() and (local[3:] == 0).all()
     assert (whole > 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("layers", "kinds", "unroll", "expected"),
+    [
+        (6, 2, 1, {False}),  # three rounds of a loop
+        (5, 3, 1, {True}),  # one round, which is none, and two layers behind it
+        (7, 3, 1, {False, True}),
+        (4, 4, 1, {True}),
+        (4, 1, 2, {False}),
+        (4, 2, 4, {True}),
+    ],
+)
+def test_layers_outside_a_loop_are_kept_from_sharing_what_they_recompute(layers, kinds, unroll, expected):
+    pattern = tuple(LayerKind(window=number) for number in range(2, 2 + kinds))
+    config = dataclasses.replace(TINY, num_layers=layers, pattern=pattern)
+    model = make_model(config, ComputeConfig(remat="full", scan_unroll=unroll))
+    ids = jnp.ones((1, 4), jnp.int32)
+    program = jax.make_jaxpr(lambda params: model.apply(params, ids, positions=ids, segment_ids=ids).hidden)(
+        random_params(config)
+    )
+    assert {flag == "True" for flag in re.findall(r"prevent_cse=(\w+)", str(program))} == expected

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrlhf.models.linear import Linear, LinearAfterActivation, Products
 
@@ -21,6 +22,11 @@ def test_a_bias_is_added():
 def test_adapters_add_their_scaled_product():
     out = apply({"kernel": KERNEL, "lora_a": A, "lora_b": B}, Products(jnp.float32, 0.5))
     np.testing.assert_allclose(out, X @ (KERNEL + 0.5 * A @ B), rtol=1e-5, atol=1e-5)
+
+
+def test_adapters_whose_scale_nobody_gave_are_refused():
+    with pytest.raises(ValueError, match="the parameters hold adapters; give make_model their LoraConfig"):
+        apply({"kernel": KERNEL, "lora_a": A, "lora_b": B})
 
 
 def test_adapters_whose_b_is_zero_change_no_bit():
@@ -51,11 +57,11 @@ def test_adapters_of_the_end_of_an_mlp_read_the_activated_layer():
 
 
 def test_only_adapters_have_gradients_where_only_they_are_differentiated():
-    kernel = jnp.asarray(RNG.integers(-127, 128, (4, 5)), jnp.int8)
+    kernel, scaled = jnp.asarray(RNG.integers(-127, 128, (4, 5)), jnp.int8), Products(jnp.float32, 1.0)
 
     def loss(adapters):
-        return jnp.sum(jnp.square(apply({"kernel": kernel, "kernel_scale": jnp.ones(5), **adapters})))
+        return jnp.sum(jnp.square(apply({"kernel": kernel, "kernel_scale": jnp.ones(5), **adapters}, scaled)))
 
     grads = jax.grad(loss)({"lora_a": A, "lora_b": B})
-    out = apply({"kernel": kernel, "kernel_scale": jnp.ones(5), "lora_a": A, "lora_b": B})
+    out = apply({"kernel": kernel, "kernel_scale": jnp.ones(5), "lora_a": A, "lora_b": B}, scaled)
     np.testing.assert_allclose(grads["lora_b"], jnp.einsum("btr,btf->rf", X @ A, 2 * out), rtol=1e-4)

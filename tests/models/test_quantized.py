@@ -1,12 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.models.quantized import as_float32, dequantize, keep_as, quantize
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.sharding.rules import shardings_for
-from tests.models.tiny import TINY, logits, random_params, random_tokens
+from tests.models.tiny import SCALAR, TINY, logits, random_params, random_tokens
 
 MODEL = make_model(TINY)
 
@@ -55,3 +56,18 @@ def test_eight_devices_compute_what_one_does():
     spread = jax.device_put(kept, shardings)
     assert not spread["layers"]["mlp"]["up_proj"]["kernel"].is_fully_replicated
     np.testing.assert_allclose(logits(MODEL, spread, tokens), logits(MODEL, kept, tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("first", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("then", ["float32", "bfloat16", "int8"])
+def test_the_form_is_that_which_is_asked_for_whatever_it_was(first, then):
+    params = random_params(SCALAR)
+    kept = keep_as(keep_as(params, first), then)
+    like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), keep_as(params, then))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), kept) == like
+    assert kept["score"]["kernel"].dtype == jnp.float32
+    if first == then:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=1e-6),
+            kept, keep_as(params, then),
+        )  # fmt: skip
