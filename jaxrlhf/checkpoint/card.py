@@ -36,6 +36,27 @@ _SCORER_LIMITS = (
     "The preferences that it learned are of those who made the data, which others may not share.",
 )
 
+_USE = """\
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = {auto}.from_pretrained("FOLDER")"""
+"""How a whole model is loaded; the config of a reward model says how many labels and which padding it has."""
+
+_USE_ADAPTERS = """\
+from peft import PeftConfig, PeftModel
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+base = PeftConfig.from_pretrained("FOLDER").base_model_name_or_path
+model = PeftModel.from_pretrained({auto}.from_pretrained(base{options}), "FOLDER")"""
+"""How adapters are loaded; that a reward model has one label, and its padding, the config of the base does not say."""
+
+_PADDING = (
+    "Where `tokenizer.pad_token_id` also ends answers, leave it out and score one row at a time: transformers scores "
+    "the last token that is not padding."
+)
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -45,7 +66,8 @@ class Card:
 
     Attributes:
         method: such as "dpo".
-        base: the model that it started from: a hub id or a path; "" if that was in memory.
+        base: the model at the root of the runs and adapters that led to it: a hub id or a path; "" if that was in
+            memory.
         scorer: whether it scores answers rather than writes them.
         data: files, folders and hub ids that it was trained on; those in memory have no name.
         rows: examples in them that were used; those of an epoch.
@@ -81,11 +103,13 @@ def render_card(card: Card, *, adapters: bool = False) -> str:
     limits = _SCORER_LIMITS if card.scorer else _LIMITS
     sections = [
         f"# {_title(card)}",
-        f"{kind}, made from {base} with jaxrlhf {card.version} in {card.steps} steps.",
+        f"{kind}, made from {base} with jaxrlhf {card.version} in {_count(card.steps, 'step')}.",
         f"Method: {_METHODS.get(card.method, card.method)}.",
+        "## Use",
+        _use(card, adapters),
         "## Data",
         _bullets([f"`{name}`" for name in card.data] or ["rows in memory"]),
-        f"{card.rows} examples were used.",
+        f"Of these, {_count(card.rows, 'example')} {'was' if card.rows == 1 else 'were'} used.",
         "## Results",
         _results(card.metrics),
         "## Settings",
@@ -96,6 +120,18 @@ def render_card(card: Card, *, adapters: bool = False) -> str:
         "That of the base model. The data may have terms of their own.",
     ]
     return f"---\n{_front_matter(card, adapters)}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _use(card: Card, adapters: bool) -> str:
+    auto = "AutoModelForSequenceClassification" if card.scorer else "AutoModelForCausalLM"
+    options = ", num_labels=1, pad_token_id=tokenizer.pad_token_id" if card.scorer else ""
+    code = (_USE_ADAPTERS if adapters else _USE).format(auto=auto, options=options)
+    note = f"\n\n{_PADDING}" if adapters and card.scorer else ""
+    return f"`FOLDER` is where this file is.\n\n```python\n{code}\n```{note}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _title(card: Card) -> str:

@@ -1,15 +1,15 @@
 """Adapters to a folder that PEFT, and whatever else reads its layout, can load.
 
-Where several of our matrices are published as one (the queries, keys and values of GPT-2), their adapters become one of
-their ranks together, whose B is block-diagonal: the function is the same.
+PEFT knows one adapter over a whole model. So adapters that stand over others become one with these, A = [A1; A2] and
+B = [s1 B1, s2 B2]. Where several of our matrices are published as one (the queries, keys and values of GPT-2), their
+adapters become one of their ranks together, whose B is block-diagonal. In both cases the function is the same.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -28,8 +28,6 @@ from jaxrlhf.types import Params
 if TYPE_CHECKING:  # slow to import, and needed for its name only
     from transformers import PreTrainedTokenizerBase
 
-_log = logging.getLogger(__name__)
-
 
 def export_adapter(
     folder: str | Path,
@@ -38,6 +36,7 @@ def export_adapter(
     lora: LoraConfig,
     *,
     base: str | None,
+    earlier: Sequence[Params] = (),
     tokenizer: PreTrainedTokenizerBase | None = None,
     card: Card | None = None,
     overwrite: bool = False,
@@ -51,7 +50,9 @@ def export_adapter(
         adapters: as `lora.init_adapters` makes them, and `score/kernel` for a reward model.
         config: the model that they stand beside.
         lora: what they were made by.
-        base: folder or hub id of that model, by which others find it; None where it has none.
+        base: folder or hub id of the whole model under all adapters, by which others find it; None where it has none.
+        earlier: adapters that these stand over, as `models.peft.read_adapters` gives them; they are written with these
+            as one.
         tokenizer: written beside them.
         card: what README.md says of the model; None writes none.
         overwrite: whether a folder that exists is removed first.
@@ -64,17 +65,10 @@ def export_adapter(
     """
     folder = Path(folder)
     make_way(folder, overwrite)
-    tensors, options = to_peft(to_host(adapters), config, lora)
+    tensors, options = to_peft(to_host(adapters), config, lora, earlier)
     bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if bad:
         raise ValueError(f"{', '.join(bad)} hold NaN or infinity; nothing was exported")
-    if base is not None and (Path(base) / ADAPTER).is_file():
-        _log.warning(
-            "%s stands over other adapters, in %s; PEFT loads adapters over a whole model alone: for it, export this "
-            "run with merge=true",
-            folder,
-            base,
-        )
     with appear_whole(folder) as partial:
         if is_main():
             save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
@@ -86,7 +80,9 @@ def export_adapter(
     return folder
 
 
-def to_peft(adapters: Params, config: ModelConfig, lora: LoraConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def to_peft(
+    adapters: Params, config: ModelConfig, lora: LoraConfig, earlier: Sequence[Params] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Adapters under the names of PEFT, and what its config says of them.
 
     Args:
@@ -94,51 +90,103 @@ def to_peft(adapters: Params, config: ModelConfig, lora: LoraConfig) -> tuple[di
             model.
         config: the model.
         lora: what the adapters were made by.
+        earlier: see `export_adapter`; their score heads are not written.
 
     Returns:
         Contents of `adapter_model.safetensors`; and of `adapter_config.json`, without the base.
     """
-    flat, entries = flatten(adapters), tensor_entries(config)
-    chosen = [entry for entry in entries if any(beside(path, "lora_a") in flat for path in entry.paths)]
+    entries = tensor_entries(config)
+    joint = _joint_adapters(entries, flatten(adapters), lora, [flatten(other) for other in earlier])
+    chosen = [entry for entry in entries if entry.paths in joint]
     tensors: dict[str, np.ndarray] = {}
     for entry in chosen:
-        a, b = _published(entry, flat)
+        a, b = _published(entry, joint[entry.paths])
         tensors[f"{PREFIX}{module_of(entry)}.lora_A.weight"] = a
         tensors[f"{PREFIX}{module_of(entry)}.lora_B.weight"] = b
-    if SCORE in flat:
-        tensors[f"{PREFIX}score.weight"] = flat[SCORE]
-    ranks = {module_of(entry): tensors[f"{PREFIX}{module_of(entry)}.lora_A.weight"].shape[0] for entry in chosen}
+    if "score" in adapters:
+        tensors[f"{PREFIX}score.weight"] = flatten(adapters)[SCORE]
+    ranks = {module_of(entry): joint[entry.paths].rank for entry in chosen}
+    # Scales of their own, which adapters over each other have, are in B.
+    written = LoraConfig(rank=max(ranks.values()), alpha=max(ranks.values())) if earlier else lora
     names = _short_names(ranks, {module_of(entry) for entry in entries})
-    others = {names[module]: rank for module, rank in ranks.items() if rank != lora.rank}
+    others = {names[module]: rank for module, rank in ranks.items() if rank != written.rank}
     return tensors, {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if SCORE in flat else "CAUSAL_LM",
-        "r": lora.rank,
-        "lora_alpha": _alpha(lora, lora.rank or 1),
-        "use_rslora": lora.rslora,
+        "task_type": "SEQ_CLS" if "score" in adapters else "CAUSAL_LM",
+        "r": written.rank,
+        "lora_alpha": _alpha(written, written.rank or 1),
+        "use_rslora": written.rslora,
         "lora_dropout": lora.dropout,
         "target_modules": sorted(set(names.values())),
         "rank_pattern": others,
-        "alpha_pattern": {name: _alpha(lora, rank) for name, rank in others.items()},
-        "modules_to_save": ["score"] if SCORE in flat else None,
+        "alpha_pattern": {name: _alpha(written, rank) for name, rank in others.items()},
+        "modules_to_save": ["score"] if "score" in adapters else None,
         "fan_in_fan_out": not any(entry.transpose for entry in chosen),
         "bias": "none",
         "inference_mode": True,
     }
 
 
-def _published(entry: Entry, flat: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A [R, in] and B [out, R] of a module: those of its matrices, R being their ranks together."""
-    own = [path for path in entry.paths if beside(path, "lora_a") in flat]
-    a = np.concatenate([flat[beside(path, "lora_a")][entry.layer] for path in own], axis=1)
-    rank, blocks = a.shape[1] // len(own), []
-    for path, shape in zip(entry.paths, entry.shapes, strict=True):
-        block = np.zeros((a.shape[1], shape[-1]), np.float32)
+class _Joint(NamedTuple):
+    """One adapter of all layers for matrices that are published together: A [L, in, R], and of each a B [L, R, out]."""
+
+    a: np.ndarray
+    b: tuple[np.ndarray, ...]
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[-1]
+
+
+def _joint_adapters(
+    entries: Iterable[Entry],
+    flat: Mapping[str, np.ndarray],
+    lora: LoraConfig,
+    earlier: Sequence[Mapping[str, np.ndarray]],
+) -> dict[tuple[str, ...], _Joint]:
+    """Paths of what is published together -> its adapter, with earlier ones before it if there are any."""
+    found = {}
+    for paths, shapes in {entry.paths: entry.shapes for entry in entries}.items():
+        widths = [shape[-1] for shape in shapes]
+        parts = [_used(joint) for other in earlier if (joint := _joint(other, paths, widths, 1.0))]
+        own = _joint(flat, paths, widths, lora.scale if earlier else 1.0)
+        parts = [part for part in [*parts, own] if part is not None and part.rank]
+        if parts:
+            columns = zip(*(part.b for part in parts), strict=True)
+            whole = tuple(np.concatenate(column, axis=1) for column in columns)
+            found[paths] = _Joint(np.concatenate([part.a for part in parts], axis=2), whole)
+    return found
+
+
+def _joint(flat: Mapping[str, np.ndarray], paths: Sequence[str], widths: Sequence[int], scale: float) -> _Joint | None:
+    """The adapters of matrices that are published together as one, or None if none of them has any."""
+    own = [path for path in paths if beside(path, "lora_a") in flat]
+    if not own:
+        return None
+    a = [flat[beside(path, "lora_a")] for path in own]
+    shared = all(np.array_equal(a[0], other) for other in a[1:])  # read from one published adapter
+    layers, _, rank = a[0].shape
+    whole = a[0] if shared else np.concatenate(a, axis=2)
+    blocks = []
+    for path, width in zip(paths, widths, strict=True):
+        block = np.zeros((layers, whole.shape[2], width), np.float32)
         if path in own:
-            start = own.index(path) * rank
-            block[start : start + rank] = flat[beside(path, "lora_b")][entry.layer]
+            start = 0 if shared else own.index(path) * rank
+            block[:, start : start + rank] = scale * flat[beside(path, "lora_b")]
         blocks.append(block)
-    joined = entry.join(blocks)
+    return _Joint(whole, tuple(blocks))
+
+
+def _used(joint: _Joint) -> _Joint:
+    """Without the ranks that add nothing, with which `read_adapter` fills up those of lower rank."""
+    used = joint.a.any(axis=(0, 1)) & np.any([b.any(axis=(0, 2)) for b in joint.b], axis=0)
+    return _Joint(joint.a[:, :, used], tuple(b[:, used] for b in joint.b))
+
+
+def _published(entry: Entry, joint: _Joint) -> tuple[np.ndarray, np.ndarray]:
+    """A [R, in] and B [out, R] of a module, as PEFT keeps them."""
+    joined = entry.join([b[entry.layer] for b in joint.b])
+    a = joint.a[entry.layer]
     return np.ascontiguousarray(a.T), np.ascontiguousarray(joined if entry.transpose else joined.T)
 
 

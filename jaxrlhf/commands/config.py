@@ -276,6 +276,7 @@ class ExportConfig:
         out: folder to write; it must not exist.
         step: checkpoint to take, positive; None means the newest.
         merge: whether adapters are added to the matrices that they stand beside, and the whole model is written.
+        base: what the run was started from, if that is no longer where it was: a folder or a hub id.
         dtype: of the written weights; "bfloat16" and "float16" round.
     """
 
@@ -283,6 +284,7 @@ class ExportConfig:
     out: str
     step: int | None = None
     merge: bool = False
+    base: str | None = None
     dtype: ExportDType = "float32"
 
     def __post_init__(self) -> None:

@@ -20,13 +20,15 @@ from jaxrlhf.commands.config import ExportConfig
 from jaxrlhf.data.config import DataConfig
 from jaxrlhf.data.encoder import with_template
 from jaxrlhf.models.config import ModelConfig
-from jaxrlhf.models.folder import find_folder, lineage, read_config
+from jaxrlhf.models.folder import lineage, read_config
 from jaxrlhf.models.load import load_policy, load_scalar
 from jaxrlhf.models.lora import merge
 from jaxrlhf.models.lora_config import LoraConfig
+from jaxrlhf.models.peft import read_adapters, whole_name
 from jaxrlhf.ops.trees import overlay
+from jaxrlhf.trainers.base import check_base, find_base
 from jaxrlhf.trainers.card import recorded_card
-from jaxrlhf.trainers.start import public_name, resolve, stop_ids, tokenizer_folder
+from jaxrlhf.trainers.start import resolve, stop_ids, tokenizer_folder
 from jaxrlhf.types import Params
 
 log = logging.getLogger(__name__)
@@ -48,21 +50,46 @@ def run(config: ExportConfig) -> None:
     if step is None or step not in checkpoints.steps():
         raise ValueError(f"{folder} has no checkpoint {'' if step is None else step}; it has {checkpoints.steps()}")
     settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    base = find_folder(resolve(settings["model"]))
-    card = recorded_card(checkpoints.record(step))
+    lora = _lora_of(settings)
+    _check_merge(config, lora)
+    record = checkpoints.record(step)
+    card = recorded_card(record)
+    base, name = _find_base(config, lora, record.get("base"), settings["model"])
     params = read_params(folder / "checkpoints", step)
     model = dataclasses.replace(read_config(base), scalar_head="score" in params)
     tokenizer = with_template(AutoTokenizer.from_pretrained(tokenizer_folder(base)), DataConfig(**settings["data"]))
-    lora = _lora_of(settings)
-    _check_merge(config, lora)
     if lora.rank is not None and not config.merge:
-        named = public_name(settings["model"])
-        export_adapter(config.out, params, model, lora, base=named, tokenizer=tokenizer, card=card)
+        named, earlier = whole_name(base, name), read_adapters(base, model)
+        export_adapter(config.out, params, model, lora, base=named, earlier=earlier, tokenizer=tokenizer, card=card)
     else:
         whole = params if lora.rank is None else _merged(base, params, model, lora)
         stops = None if model.scalar_head else stop_ids(tokenizer, lineage(base)[-1])
         export_hf(config.out, whole, model, tokenizer=tokenizer, eos_token_ids=stops, card=card, dtype=config.dtype)
     log.info("wrote step %d of %s to %s", step, folder, config.out)
+
+
+def _find_base(
+    config: ExportConfig, lora: LoraConfig, recorded: Mapping[str, str] | None, typed: str
+) -> tuple[Path, str]:
+    """The folder that tells of the model and its tokenizer, and that adapters stand over; and the name it is found by.
+
+    A run that trained the whole model has told of it in its own export.
+
+    Args:
+        config: what is asked.
+        lora: of the run.
+        recorded: see `trainers.base.base_record`; None in a checkpoint of an earlier version.
+        typed: name of the model in the config of the run.
+    """
+    run = Path(config.run)
+    own = run / "export"
+    if lora.rank is None and config.base is None and (own / "config.json").is_file():
+        return own, str(own)
+    name = config.base or (typed if recorded is None else recorded["name"])
+    base = find_base(run, name)
+    if lora.rank is not None:
+        check_base(run, base, recorded)
+    return base, resolve(name)
 
 
 def _lora_of(settings: Mapping[str, Any]) -> LoraConfig:

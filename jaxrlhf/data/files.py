@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -169,10 +170,15 @@ def _read_hub(path: str, split: str, log: RowLog) -> Rows:
     from datasets.exceptions import DatasetsError
 
     name, _, configuration = path.partition(":")
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # a line for each of many attempts
     try:
         loaded = datasets.load_dataset(name, configuration or None, split=split)
     except (DatasetsError, ValueError, ConnectionError) as error:
-        raise ValueError(f"{path} is no file or folder here, and as a hub id (split {split!r}): {error}") from error
+        fetch = f"; where there is a network, run: hf download --repo-type dataset {name} --local-dir FOLDER"
+        advice = f"{fetch}, and give FOLDER here" if isinstance(error, ConnectionError) else ""
+        raise ValueError(
+            f"{path} is no file or folder here, and as a hub id (split {split!r}): {error}{advice}"
+        ) from error
     yield from _number(cast(Iterable[Row], loaded), f"{path}[{split}]", log)
 
 

@@ -169,7 +169,8 @@ class ComputeConfig:
             "bfloat16" is the faster one on accelerators, where the fastest attention asks for it, and on CPUs that
             multiply it in hardware.
         remat: what the backward pass recomputes of each block: "none" (most memory), "dots" (all but the products with
-            weights and the kernels of attention), "full" (everything but the input of the block; least memory).
+            weights and the kernels of attention; adapters too), "full" (everything but the input of the block; least
+            memory).
         scan_unroll: blocks per iteration of the loop over layers, at least 1; more may run a little faster, compiles
             longer and takes more memory. At `num_layers` or above there is no loop left.
         attention: what mixes tokens outside decoding: "xla" (any device), "cudnn" (NVIDIA GPUs, bfloat16), "splash"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         A local folder.
 
     Raises:
-        ValueError: if it is neither, or cannot be fetched; it then names the command that fetches it elsewhere.
+        ValueError: if it is neither, or the folder of a run, or cannot be fetched; it then names the command that
+            fetches it elsewhere.
     """
     folder = Path(path)
     if folder.is_dir():
+        if (folder / "metrics.jsonl").exists() and not (folder / "config.json").exists():
+            raise ValueError(f"{folder} is the folder of a run; give {folder}/export, its model")
         if revision is not None:
             raise ValueError(f"revision={revision!r} has no effect on {folder}, which is a local folder; leave it out")
         return folder
@@ -63,14 +67,29 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         raise ValueError(f"{path}: there is no such folder, and it is not a hub name of the form 'owner/name'")
     from huggingface_hub import snapshot_download  # slow to import, and needed only here
 
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # a line for each of many attempts
     try:
         return Path(snapshot_download(str(path), revision=revision, allow_patterns=list(_WANTED)))
     except OSError as error:  # no network, no such repository, no permission: all errors of the hub are OSErrors
         version = "" if revision is None else f" --revision {revision}"
         raise ValueError(
-            f"{path}: there is no such folder, and it could not be fetched from the hub ({error}); where there is a "
-            f"network, run: hf download {path}{version} --local-dir FOLDER, and give FOLDER here"
+            f"{path}: there is no such folder, and it could not be fetched from the hub ({_reason(error)}); where it "
+            f"can be, run: hf download {path}{version} --local-dir FOLDER, and give FOLDER here"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """A few words in place of the hub's paragraphs."""
+    from huggingface_hub import errors
+
+    reasons: dict[type[Exception], str] = {  # a gated repository is one that is not found, too
+        errors.GatedRepoError: "its terms must be accepted on its page there, and `hf auth login` run here",
+        errors.RepositoryNotFoundError: "there is none of this name, or it is private",
+        errors.RevisionNotFoundError: "it has no such revision",
+        errors.LocalEntryNotFoundError: "the hub cannot be reached",
+    }
+    known = (words for kind, words in reasons.items() if isinstance(error, kind))
+    return next(known, str(error).strip().partition("\n")[0])
 
 
 def lineage(folder: Path) -> list[Path]:
@@ -126,13 +145,22 @@ def read_config(folder: Path) -> ModelConfig:
         raise ValueError(f"{file}: model_type={model_type!r} is not supported; supported are {sorted(FAMILIES)}")
     config = FAMILIES[model_type].read_config(raw, str(file))
     if config.scalar_head:
-        _check_labels(raw, str(file))
+        labels = raw.get("id2label")
+        count = raw.get("num_labels", len(labels) if isinstance(labels, dict) else 1)  # if neither, `models.load` looks
+        check_labels(count, str(file))
     return dataclasses.replace(config, scalar_head=config.scalar_head or any(map(is_reward_adapter, adapters)))
 
 
-def _check_labels(raw: dict[str, Any], where: str) -> None:
-    labels = raw.get("id2label")
-    count = raw.get("num_labels", len(labels) if isinstance(labels, dict) else 1)  # the weights tell, if this does not
+def check_labels(count: Any, where: str) -> None:
+    """Refuses classifiers.
+
+    Args:
+        count: number of labels that was found.
+        where: file or folder, for the message.
+
+    Raises:
+        ValueError: if there is not just one.
+    """
     if count != 1:
         raise ValueError(
             f"{where}: the model has num_labels={count!r}; a reward model gives each answer one score, so it has one "

@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 
 from jaxrlhf.models.config import ComputeConfig, ModelConfig
 from jaxrlhf.models.decoder import make_model
-from jaxrlhf.models.folder import find_folder, lineage, read_config
+from jaxrlhf.models.folder import check_labels, find_folder, lineage, read_config
 from jaxrlhf.models.kept import kept_shapes
 from jaxrlhf.models.lora_config import BaseDType
-from jaxrlhf.models.peft import adding, read_adapter
+from jaxrlhf.models.peft import adding, read_adapters
+from jaxrlhf.models.published import published_tensors
 from jaxrlhf.models.weights import LoadReport, load_params
 from jaxrlhf.sharding.rules import RULES, Rules, shardings_for
 from jaxrlhf.types import Model, Params
@@ -29,12 +30,14 @@ class Loaded:
         params: in the dtype that was asked for.
         config: sizes and options, which export needs.
         report: what became of each tensor of the folder.
+        adapters: those that were added to it, the innermost first, as `peft.read_adapters` gives them.
     """
 
     model: Model
     params: Params
     config: ModelConfig
     report: LoadReport
+    adapters: tuple[Params, ...] = ()
 
 
 def load_policy(
@@ -113,8 +116,11 @@ def _load(
     key: jax.Array | None,
 ) -> Loaded:
     *folders, base = lineage(folder)
-    adapters = [read_adapter(adapter, config) for adapter in reversed(folders)]
-    new_score = config.scalar_head and not read_config(base).scalar_head
+    adapters = read_adapters(folder, config)
+    has_score = read_config(base).scalar_head
+    if has_score:
+        _check_score(base)
+    new_score = config.scalar_head and not has_score
     shardings, kept = (None, []) if mesh is None else shardings_for(kept_shapes(config, dtype), mesh, rules)
     edit = adding(adapters) if adapters else None
     params, report = load_params(
@@ -127,7 +133,15 @@ def _load(
     report = dataclasses.replace(
         report, kept_whole=tuple(kept), initialised=initialised, adapters=tuple(reversed(folders))
     )
-    return Loaded(model=make_model(config, compute), params=params, config=config, report=report)
+    model = make_model(config, compute)
+    return Loaded(model=model, params=params, config=config, report=report, adapters=tuple(adapters))
+
+
+def _check_score(folder: Path) -> None:
+    """Counts the labels by the weights: a config that says nothing of them may be of two, the default there."""
+    score = published_tensors(folder).get("score.weight")
+    if score is not None:
+        check_labels(score.shape[0], str(score.file))
 
 
 def _in_place_of(old: jax.Array, new: np.ndarray) -> jax.Array:

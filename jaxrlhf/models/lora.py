@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.decoder import param_shapes
+from jaxrlhf.models.folder import FAMILIES
 from jaxrlhf.models.lora_config import LoraConfig
 from jaxrlhf.models.quantized import as_float32
 from jaxrlhf.ops.trees import overlay
@@ -59,9 +60,22 @@ def target_shapes(config: ModelConfig, lora: LoraConfig) -> dict[str, tuple[int,
     Raises:
         ValueError: as `init_adapters`.
     """
+    check_targets(config, lora)
     shapes = matrix_shapes(config)
-    _refuse_idle(lora.targets, shapes)
     return {path: shape for path, shape in shapes.items() if any(_names(target, path) for target in lora.targets)}
+
+
+def check_targets(config: ModelConfig, lora: LoraConfig) -> None:
+    """Refuses targets that match no matrix of a model.
+
+    Raises:
+        ValueError: naming them, and for the names of published modules what these are called here.
+    """
+    paths = matrix_shapes(config)
+    idle = [target for target in lora.targets if not any(_names(target, path) for path in paths)]
+    if lora.rank is not None and idle:
+        hints = "".join(f"; {hint}" for target in idle if (hint := _hint(target, config, paths)))
+        raise ValueError(f"lora.targets: {', '.join(idle)} matches none of {', '.join(paths)}{hints}")
 
 
 def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int, int]]:
@@ -95,14 +109,14 @@ def _merge(params: Any, scale: float) -> Any:
 
 
 def trained_share(trained: Params, whole: Params) -> str:
-    """One line for a log: how many parameters are trained, of how many.
+    """A few words for a log: how many parameters are trained, of how many.
 
     Args:
         trained: what is trained.
         whole: the model, with what is trained in it.
     """
     own, all_of_it = _count(trained), _count(whole)
-    return f"trained {own:,} of {all_of_it:,} parameters ({own / all_of_it:.2%})"
+    return f"trains {own:,} of {all_of_it:,} parameters ({own / all_of_it:.2%})"
 
 
 def at_path(path: str, value: Any) -> dict[str, Any]:
@@ -121,7 +135,16 @@ def _names(target: str, path: str) -> bool:
     return re.fullmatch(rf"(.*/)?({target})", path) is not None
 
 
-def _refuse_idle(targets: Sequence[str], paths: Mapping[str, Any]) -> None:
-    idle = [target for target in targets if not any(_names(target, path) for path in paths)]
-    if idle:
-        raise ValueError(f"lora.targets: {', '.join(idle)} matches none of {', '.join(paths)}")
+def _hint(target: str, config: ModelConfig, matrices: Mapping[str, Any]) -> str:
+    """What is called otherwise where a target is the name of a published module, or cannot have adapters."""
+    found: dict[str, None] = {}
+    outside = False
+    for row in FAMILIES[config.model_type].tensors:
+        paths = [path.rpartition("/")[0] for path in ([row.path] if isinstance(row.path, str) else row.path)]
+        module = row.name.rpartition(".")[0].replace(".", "/")
+        if any(_names(target, name) for name in (module, *paths)):
+            found |= dict.fromkeys(path.removeprefix("layers/") for path in paths if path in matrices)
+            outside |= "{layer}" not in row.name
+    if found:
+        return f"{target} is {', '.join(found)} here"
+    return f"{target} cannot have adapters, only matrices of the blocks can" if outside else ""

@@ -53,5 +53,10 @@ class LoraConfig:
     def scale(self) -> float:
         """The factor of what adapters add."""
         assert self.rank is not None, "there are no adapters without a rank"
-        alpha = 2 * self.rank if self.alpha is None else self.alpha
-        return alpha / (self.rank**0.5 if self.rslora else self.rank)
+        return self.used_alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    @property
+    def used_alpha(self) -> float:
+        """Alpha, as it is where none is given."""
+        assert self.rank is not None, "there are no adapters without a rank"
+        return 2 * self.rank if self.alpha is None else self.alpha

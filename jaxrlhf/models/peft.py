@@ -7,7 +7,7 @@ each of them and its B is divided. `checkpoint/peft.py` is the other direction.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxrlhf.config_checks import is_pattern
 from jaxrlhf.models.config import ModelConfig
-from jaxrlhf.models.folder import ADAPTER, is_reward_adapter, read_json
+from jaxrlhf.models.folder import ADAPTER, FAMILIES, is_reward_adapter, lineage, read_json
 from jaxrlhf.models.tensors import Entry, Index, flatten, tensor_entries
 from jaxrlhf.models.weights import Edit
 from jaxrlhf.types import Params
@@ -42,11 +42,12 @@ _HARMLESS = {
     "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
 _ONLY = {
-    "peft_type": ("LORA",),
     "bias": ("none",),
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),  # others change the base
 }
 """Keys with more than on and off, and the values that are supported."""
+
+_ADVICE = "merge it with PEFT (merge_and_unload), and give the whole model"
 
 
 def read_adapter(folder: Path, config: ModelConfig) -> Params:
@@ -70,6 +71,7 @@ def read_adapter(folder: Path, config: ModelConfig) -> Params:
     score = tensors.pop("score.weight", None) if config.scalar_head else None
     if score is None and is_reward_adapter(folder):
         raise ValueError(f"{folder / WEIGHTS} is of a reward model, and has no score.weight")
+    _refuse_outside(folder / WEIGHTS, tensors, config)
     pairs = _pairs(folder / WEIGHTS, tensors, entries)
     _check_layers(folder / WEIGHTS, pairs, entries, options)
     flat = _zeros(config, pairs, entries)
@@ -83,6 +85,32 @@ def read_adapter(folder: Path, config: ModelConfig) -> Params:
     if score is not None:
         flat[SCORE] = score
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def read_adapters(folder: Path, config: ModelConfig) -> list[Params]:
+    """Reads all adapters that a model is made of, the innermost first; none if it is a whole one.
+
+    Args:
+        folder: of the model.
+        config: see `read_adapter`.
+
+    Raises:
+        ValueError: see `folder.lineage` and `read_adapter`.
+    """
+    *folders, _ = lineage(folder)
+    return [read_adapter(adapter, config) for adapter in reversed(folders)]
+
+
+def whole_name(folder: Path, name: str) -> str:
+    """The name of the model under all adapters: a hub id as it is, a folder from the root.
+
+    Args:
+        folder: of a model, or of an adapter.
+        name: by which it was found.
+    """
+    *adapters, _ = lineage(folder)
+    named = read_json(adapters[-1] / ADAPTER)["base_model_name_or_path"] if adapters else name
+    return str(Path(named).resolve()) if Path(named).is_dir() else named
 
 
 def adding(adapters: Sequence[Params]) -> Edit:
@@ -118,6 +146,11 @@ def _scale(options: Mapping[str, Any], module: str, rank: int) -> float:
 
 
 def _check_options(file: Path, options: Mapping[str, Any]) -> None:
+    kind = options.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise ValueError(f"{file}: peft_type={kind!r}, where only 'LORA' is supported; {_ADVICE}")
+    if wrong := _bad_alphas(options):
+        raise ValueError(f"{file}: {'; '.join(wrong)}")
     problems = [
         f"{key}={options[key]!r}, where only {', '.join(map(repr, only))} is supported"
         for key, only in _ONLY.items()
@@ -126,11 +159,10 @@ def _check_options(file: Path, options: Mapping[str, Any]) -> None:
     extra = set(options.get("modules_to_save") or ()) - {"score", "classifier"}
     if extra:
         problems.append(f"modules_to_save has {', '.join(sorted(extra))}, where only score is supported")
-    problems += _bad_alphas(options)
-    known = _HARMLESS | _ONLY.keys() | {"modules_to_save"}
+    known = _HARMLESS | _ONLY.keys() | {"modules_to_save", "peft_type"}
     problems += [f"{key}={value!r} is not supported" for key, value in options.items() if key not in known and value]
     if problems:
-        raise ValueError(f"{file}: {'; '.join(problems)}")
+        raise ValueError(f"{file}: {'; '.join(problems)}; {_ADVICE}")
 
 
 def _bad_alphas(options: Mapping[str, Any]) -> list[str]:
@@ -154,6 +186,14 @@ def _read_tensors(file: Path) -> dict[str, np.ndarray]:
             }
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{file} is not a readable safetensors file ({error})") from error
+
+
+def _refuse_outside(file: Path, tensors: Iterable[str], config: ModelConfig) -> None:
+    """Refuses adapters, and weights, of what is not in a block: embeddings, a head, the last norm."""
+    modules = [row.name.rpartition(".")[0] for row in FAMILIES[config.model_type].tensors if "{layer}" not in row.name]
+    found = [module for module in modules if any(name.startswith(f"{module}.") for name in tensors)]
+    if found:
+        raise ValueError(f"{file}: adapters of {', '.join(found)} are not supported; {_ADVICE}")
 
 
 def _pairs(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxrlhf.models.lora import init_adapters, trained_share
+from jaxrlhf.models.lora import check_targets, init_adapters, trained_share
 from jaxrlhf.ops.trees import overlay
 from jaxrlhf.sharding.rules import shardings_for
 from jaxrlhf.steps.adapters import Bases
@@ -25,20 +25,25 @@ _HEAD = "score"
 """The part of a reward or value model that is trained as it is, since it may be new."""
 
 
-def divide(run: Run, start: Start, *, salt: int = 0) -> tuple[Params, dict[str, Params]]:
+def divide(run: Run, start: Start, *, what: str = "policy", salt: int = 0) -> tuple[Params, dict[str, Params]]:
     """Divides a model into what the run trains and what it does not.
 
     Args:
         run: the open run, whose config says whether there are adapters.
         start: the model.
+        what: it is, for the log.
         salt: tells the adapters of several models apart.
 
     Returns:
         What is trained, to be donated; and the rest, under "base", or nothing if the whole model is trained.
+
+    Raises:
+        ValueError: if a target of the adapters matches none of the model's matrices.
     """
     lora = run.config.lora
     if lora.rank is None:
         return start.params, {}
+    check_targets(start.config, lora)  # before the trace below, whose errors are not the user's
 
     def fresh(key: jax.Array, heads: Params) -> Params:
         return {**init_adapters(start.config, lora, key), **jax.tree.map(lambda x: jnp.array(x, jnp.float32), heads)}
@@ -48,7 +53,7 @@ def divide(run: Run, start: Start, *, salt: int = 0) -> tuple[Params, dict[str, 
     shardings, _ = shardings_for(jax.eval_shape(fresh, key, heads), run.mesh)
     trained = jax.jit(fresh, out_shardings=shardings)(key, heads)
     base = {name: part for name, part in start.params.items() if name != _HEAD}
-    log.info("%s", trained_share(trained, overlay(base, trained)))
+    log.info("%s: %s", what, trained_share(trained, overlay(base, trained)))
     return trained, {"base": base}
 
 

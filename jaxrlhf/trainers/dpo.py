@@ -35,9 +35,9 @@ def run(
     """
     with open_run(config) as job:
         start = take_start(config.model, model, job.mesh, dtype=config.lora.base)
-        named = take_reference(config.reference, reference, start, config.lora, job.mesh)
-        train, held_out = make_loaders(job, "pairs", start, dataset, eval_dataset)
         params, base = divide(job, start)
+        named = take_reference(config.reference, reference, start, config.lora, job.mesh, model=config.model)
+        train, held_out = make_loaders(job, "pairs", start, dataset, eval_dataset)
         frozen = {**base, **named}
         policy = make_model(start.config, config.compute, config.lora)
         params = fit(

@@ -65,12 +65,12 @@ def run(
         if options.share_prompts:
             _check_sharing(config, job.mesh)
         policy = take_start(config.model, model, job.mesh, dtype=config.lora.base)
+        params, base = divide(job, policy)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
         named = {}
         if options.kl_coef:
-            named = take_reference(config.reference, reference, policy, config.lora, job.mesh)
+            named = take_reference(config.reference, reference, policy, config.lora, job.mesh, model=config.model)
         train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset)
-        params, base = divide(job, policy)
         frozen = {**judges.frozen, **named, **base}
         bases = bases_of(frozen, *(["policy", "reference"] if options.kl_coef else ["policy"]))
         states = States({"policy": first_state(job, params, optimizer)})

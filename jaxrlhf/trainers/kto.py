@@ -43,10 +43,10 @@ def run(
     """
     with open_run(config) as job:
         start = take_start(config.model, model, job.mesh, dtype=config.lora.base)
-        named = take_reference(config.reference, reference, start, config.lora, job.mesh)
+        params, base = divide(job, start)
+        named = take_reference(config.reference, reference, start, config.lora, job.mesh, model=config.model)
         train, held_out = make_loaders(job, "unpaired", start, dataset, eval_dataset)
         warn_of_imbalance(config, train.index)
-        params, base = divide(job, start)
         frozen = {**base, **named}
         bases = bases_of(frozen, "policy", "reference")
         policy = make_model(start.config, config.compute, config.lora)

@@ -74,9 +74,11 @@ def run(
     options, optimizer = config.ppo, make_optimizer(config.optim)
     with open_run(config) as job:
         policy = take_start(config.model, model, job.mesh, dtype=config.lora.base)
+        params, base = divide(job, policy)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
-        named = take_reference(config.reference, reference, policy, config.lora, job.mesh)
+        named = take_reference(config.reference, reference, policy, config.lora, job.mesh, model=config.model)
         critic, under_critic = _take_critic(config, job, policy, judges)
+        critic_params, critic_base = divide(job, critic, what="critic", salt=1)
         train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset, critic=critic)
         if options.critic_warmup_steps >= job.total:
             raise ValueError(
@@ -85,8 +87,6 @@ def run(
             )
         _warn_of_a_sluggish_price(config, job.total)
         pretraining = _take_pretraining(config, job, policy, ptx_dataset)
-        params, base = divide(job, policy)
-        critic_params, critic_base = divide(job, critic, salt=1)
         frozen = {**judges.frozen, **named, **base}
         bases = bases_of(frozen, "policy", "reference")
         if base:

@@ -53,9 +53,9 @@ def run(
     with open_run(config) as job:
         check_batch(job.mesh, "kept answers of a micro-batch", config.kept_rows)
         policy = take_start(config.model, model, job.mesh, dtype=config.lora.base)
+        params, base = divide(job, policy)
         judges = take_judges(config, job, policy, reward_model, functions, weights)
         train, held_out = make_prompt_loaders(config, job, policy, judges, dataset, eval_dataset)
-        params, base = divide(job, policy)
         frozen = {**judges.frozen, **base}
         bases = bases_of(frozen, "policy")
         states = States({"policy": first_state(job, params, optimizer)})

@@ -29,9 +29,9 @@ def run(
     """
     with open_run(config) as job:
         start = take_start(config.model, model, job.mesh, scalar=True, new_head=True, dtype=config.lora.base)
+        params, frozen = divide(job, start, what="reward model")
         kind = reward_batches(config, dataset)
         train, held_out = make_loaders(job, kind, start, dataset, eval_dataset)
-        params, frozen = divide(job, start)
         scorer = make_model(start.config, config.compute, config.lora)
         if kind == "scored_pairs":
             loss, totals = pairwise_loss(scorer), pairwise_totals

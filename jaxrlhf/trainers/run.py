@@ -30,12 +30,13 @@ from jaxrlhf.ops.trees import overlay
 from jaxrlhf.sharding.distributed import initialize, is_main
 from jaxrlhf.sharding.mesh import check_batch, open_mesh
 from jaxrlhf.trackers import check_installed, open_trackers
+from jaxrlhf.trainers.base import base_record
 from jaxrlhf.trainers.card import make_card, recorded_card
 from jaxrlhf.trainers.config import FEW_STEPS, TrainConfig
 from jaxrlhf.trainers.invocation import invocation, versions
 from jaxrlhf.trainers.journal import Journal
 from jaxrlhf.trainers.same_run import check_same_run
-from jaxrlhf.trainers.start import Start, public_name
+from jaxrlhf.trainers.start import Start
 from jaxrlhf.types import Params
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Run:
         journal: what it writes down.
         digest: of the data, once `plan` was called.
         frozen: fingerprint of the models that are not trained, once `resume` was called.
+        base: what is recorded of the model that it starts from, once `resume` was called; None for one in memory.
         total: number of steps, once `plan` was called.
         rows: of the data, one epoch, once `plan` was called.
         card: what is known of the model that would be exported; None before the first checkpoint.
@@ -84,6 +86,7 @@ class Run:
     writer: MetricsWriter
     digest: str = ""
     frozen: str = ""
+    base: dict[str, str] | None = None
     total: int = 0
     rows: int = 0
     card: Card | None = None
@@ -126,7 +129,7 @@ class Run:
         Raises:
             ValueError: if the data or the frozen parameters are not those that the run began with.
         """
-        self.frozen = fingerprint(frozen)
+        self.frozen, self.base = fingerprint(frozen), base_record(self.config.model)
         step = self.checkpoints.latest()
         if step is None:
             self._begin(-1, 0)
@@ -206,6 +209,7 @@ class Run:
             "seed": self.config.seed,
             "data": self.digest,
             "frozen": self.frozen,
+            "base": self.base,
             "num_tokens": self.journal.num_tokens,
             "versions": versions(),
             "card": dataclasses.asdict(self.card),
@@ -235,9 +239,16 @@ class Run:
             export_hf(target, params, start.config, tokenizer=tokenizer, eos_token_ids=stops, card=card, overwrite=True)
             model = dataclasses.replace(start, params=params, tokenizer=tokenizer)
         else:
-            base = public_name(self.config.model)
             export_adapter(
-                target, params, start.config, lora, base=base, tokenizer=tokenizer, card=self.card, overwrite=True
+                target,
+                params,
+                start.config,
+                lora,
+                base=start.base,
+                earlier=start.earlier,
+                tokenizer=tokenizer,
+                card=self.card,
+                overwrite=True,
             )
             whole = overlay(start.params, params)
             model = dataclasses.replace(start, params=whole, tokenizer=tokenizer, lora=lora)

@@ -29,8 +29,8 @@ def run(
     """
     with open_run(config) as job:
         start = take_start(config.model, model, job.mesh, dtype=config.lora.base)
-        train, held_out = make_loaders(job, "tokens", start, dataset, eval_dataset)
         params, frozen = divide(job, start)
+        train, held_out = make_loaders(job, "tokens", start, dataset, eval_dataset)
         policy = make_model(start.config, config.compute, config.lora)
         loss = loss_over(sft_loss(policy), "policy", bases_of(frozen, "policy"))
         params = fit(job, loss, sft_totals, params, train, held_out, frozen=frozen)

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxrlhf.models.config import ModelConfig
-from jaxrlhf.models.folder import find_folder, lineage, read_config
+from jaxrlhf.models.folder import FAMILIES, find_folder, lineage, read_config
 from jaxrlhf.models.load import load_policy, load_scalar
 from jaxrlhf.models.lora import merge
 from jaxrlhf.models.lora_config import BaseDType, LoraConfig
+from jaxrlhf.models.peft import whole_name
 from jaxrlhf.models.quantized import keep_as
 from jaxrlhf.sharding.rules import shardings_for
 from jaxrlhf.trainers.vocabulary import check_generation_config, check_vocabulary
@@ -39,6 +40,8 @@ class Start:
         tokenizer: a transformers tokenizer.
         stops: tokens that end an answer; None means the tokenizer's end-of-sequence token.
         lora: of adapters among the parameters, which `make_model` takes too; None where there are none.
+        base: name of the whole model that it was loaded from, under all adapters; None for one in memory.
+        earlier: adapters that were added to that one when it was loaded, the innermost first.
     """
 
     config: ModelConfig
@@ -46,6 +49,8 @@ class Start:
     tokenizer: Any = dataclasses.field(repr=False)
     stops: tuple[int, ...] | None = None
     lora: LoraConfig | None = None
+    base: str | None = None
+    earlier: tuple[Params, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -111,7 +116,14 @@ def load_start(
     check_vocabulary(config, tokenizer, stops, f"{what}={name}")
     loaded = (load_scalar if scalar else load_policy)(folder, mesh=mesh, dtype=dtype)
     log.info("%s", loaded.report)
-    return Start(config=loaded.config, params=loaded.params, tokenizer=tokenizer, stops=stops)
+    return Start(
+        config=loaded.config,
+        params=loaded.params,
+        tokenizer=tokenizer,
+        stops=stops,
+        base=whole_name(folder, resolve(name)),
+        earlier=loaded.adapters,
+    )
 
 
 def tokenizer_folder(folder: Path) -> Path:
@@ -139,17 +151,23 @@ def take_start(
     """A model in memory, copied to where the rules put it, or else the one that is named; the rest is `load_start`'s.
 
     Its parameters belong to the caller alone, who may donate them. Adapters that it had are merged.
+
+    Raises:
+        ValueError: as `load_start`; or if the format in which a run ends cannot say what the model computes.
     """
     if given is not None and name:
         raise ValueError(f"{what} is in memory, and {what}={name} in the config; keep one of them")
     if given is None:
-        return load_start(name or "", mesh, what=what, scalar=scalar, new_head=new_head, dtype=dtype)
+        start = load_start(name or "", mesh, what=what, scalar=scalar, new_head=new_head, dtype=dtype)
+        _check_format(start.config, f"{what}={name}")
+        return start
     if not isinstance(given, Start):
         raise TypeError(f"{what} is {given!r}; in memory it is a trainers.start.Start, by name it goes into the config")
     start = scalar_start(given) if scalar and new_head else given
     _check_head(start.config, what, scalar=scalar)
+    _check_format(start.config, what)
     check_vocabulary(start.config, start.tokenizer, start.eos_ids, what)
-    return dataclasses.replace(start, params=own_copy(start, mesh, dtype), lora=None)
+    return dataclasses.replace(start, params=own_copy(start, mesh, dtype), lora=None, base=None, earlier=())
 
 
 def scalar_start(start: Start) -> Start:
@@ -162,18 +180,31 @@ def scalar_start(start: Start) -> Start:
 
 
 def take_reference(
-    name: str | None, given: Start | None, policy: Start, lora: LoraConfig, mesh: Mesh
+    name: str | None, given: Start | None, policy: Start, lora: LoraConfig, mesh: Mesh, *, model: str
 ) -> dict[str, Params]:
     """The parameters of a reference: one in memory, one that is named, or else a copy of the policy's own.
+
+    Args:
+        name: of the reference, see `resolve`; or None.
+        given: the reference in memory, or None.
+        policy: what the run starts from.
+        lora: adapters that are trained.
+        mesh: where the parameters go.
+        model: name of what the run starts from; empty if it is in memory.
 
     Returns:
         Them under "reference"; or nothing, if the reference is the base that the policy's adapters stand over.
 
     Raises:
-        ValueError: if the reference is another model than the policy.
+        ValueError: if the reference is another model than the policy, or the base that its adapters stand over.
     """
     if given is None and name is None:
         return {"reference": own_copy(policy, mesh)} if lora.rank is None else {}
+    if lora.rank is not None and name and public_name(name) == public_name(model):
+        raise ValueError(
+            f"reference={name} is the model itself, which needs no second copy: without its adapters it is the "
+            "reference already; leave reference out"
+        )
     reference = take_start(name, given, mesh, what="reference", dtype=lora.base)
     if reference.config != policy.config:
         raise ValueError(f"the reference is another model than the policy: {reference.config} against {policy.config}")
@@ -237,6 +268,14 @@ def _check_head(config: ModelConfig, what: str, *, scalar: bool) -> None:
         raise ValueError(f"{what} is a language model, and a reward model is needed here; train one: jaxrlhf reward")
     if config.scalar_head and not scalar:
         raise ValueError(f"{what} is a reward model, and a language model is needed here")
+
+
+def _check_format(config: ModelConfig, what: str) -> None:
+    """Refuses before the first step what could not be written after the last."""
+    try:
+        FAMILIES[config.model_type].write_config(config)
+    except ValueError as error:
+        raise ValueError(f"{what} could not be exported: {error}") from error
 
 
 def stop_ids(tokenizer: Any, folder: Path) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def test_the_text_says_how_it_was_made_what_it_measured_and_where_it_ends():
     _, body = front_matter(render_card(CARD))
     assert "# Qwen2.5-0.5B-Instruct-dpo" in body
     assert "A language model, made from `Qwen/Qwen2.5-0.5B-Instruct` with jaxrlhf 0.1.0 in 56 steps." in body
-    assert "direct preference optimisation" in body and "1234 examples were used." in body
+    assert "direct preference optimisation" in body and "Of these, 1234 examples were used." in body
     assert body.index("| eval/loss | 0.6 |") < body.index("| loss | 0.5123 |")
     assert "| beta | `0.2` |" in body
     assert "That of the base model." in body and "can be wrong with confidence" in body
@@ -60,6 +60,23 @@ def test_a_reward_model_and_adapters_say_so():
     assert "Scores compare answers to one prompt" in body and "confidence" not in body
     head, body = front_matter(render_card(CARD, adapters=True))
     assert head["library_name"] == "peft" and "Adapters for a language model, made" in body
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("scorer", [False, True])
+def test_the_code_of_a_card_is_of_its_kind(scorer, adapters):
+    _, body = front_matter(render_card(dataclasses.replace(CARD, scorer=scorer), adapters=adapters))
+    code = body.partition("```python\n")[2].partition("```")[0]
+    compile(code, "README.md", "exec")
+    assert ("AutoModelForSequenceClassification" in code) == scorer and ("PeftModel" in code) == adapters
+    # The config of a whole reward model says both.
+    assert ("num_labels=1, pad_token_id=tokenizer.pad_token_id" in code) == (scorer and adapters)
+    assert ("score one row at a time" in body) == (scorer and adapters)
+
+
+def test_one_is_not_several():
+    _, body = front_matter(render_card(dataclasses.replace(CARD, rows=1, steps=1)))
+    assert " in 1 step.\n" in body and "Of these, 1 example was used." in body
 
 
 def test_a_run_without_metrics_says_so():

@@ -9,12 +9,15 @@ from safetensors.numpy import load_file
 
 from jaxrlhf.checkpoint.peft import export_adapter, to_peft
 from jaxrlhf.demo.tokenizer import build_tokenizer
-from jaxrlhf.models.lora import init_adapters
+from jaxrlhf.models.lora import init_adapters, merge
 from jaxrlhf.models.lora_config import LoraConfig
-from tests.models.tiny import TINY
+from jaxrlhf.models.peft import read_adapter
+from jaxrlhf.ops.trees import overlay
+from tests.models.tiny import TINY, random_params
 
 LORA = LoraConfig(rank=2, dropout=0.1)
 SOME = LoraConfig(rank=2, targets=("(q|v)_proj", "down_proj"))
+RSLORA = dataclasses.replace(SOME, alpha=3.0, rslora=True)
 FUSED = dataclasses.replace(TINY, model_type="phi3")
 
 
@@ -64,6 +67,40 @@ def test_published_names_and_options():
     assert (options["r"], options["lora_alpha"], options["task_type"]) == (2, 4, "CAUSAL_LM")
     assert options["rank_pattern"] == options["alpha_pattern"] == {} and options["modules_to_save"] is None
     assert not options["fan_in_fan_out"]
+
+
+@pytest.mark.parametrize("config", [TINY, FUSED], ids=["llama", "phi3"])
+def test_adapters_over_others_become_one_with_them_at_any_depth(config, tmp_path):
+    first, second = adapters(config), jax.tree.map(lambda leaf: 2 * leaf, adapters(config))
+    third = jax.tree.map(lambda leaf: leaf - 0.3, init_adapters(config, LORA, jax.random.key(1)))
+    expected = zeros = merge(overlay(random_params(config), jax.tree.map(np.zeros_like, third)), 1.0)
+    folders, earlier = [], []
+    for number, (own, lora) in enumerate([(first, SOME), (second, RSLORA), (third, LORA)]):
+        folder = export_adapter(tmp_path / f"{number}", own, config, lora, base="x", earlier=earlier)
+        expected = merge(overlay(expected, own), lora.scale)
+        earlier = [read_adapter(folder, config)]
+        found = merge(overlay(zeros, earlier[0]), 1.0)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5), found, expected)
+        folders.append(folder)
+    options = json.loads((folders[-1] / "adapter_config.json").read_text())
+    fused = config is FUSED
+    assert options["r"] == options["lora_alpha"] == (14 if fused else 6) and not options["use_rslora"]
+    expected = (
+        {"gate_up_proj": 4, "o_proj": 2, "down_proj": 6}
+        if fused
+        else dict.fromkeys(("gate_proj", "up_proj", "k_proj", "o_proj"), 2)
+    )
+    assert options["rank_pattern"] == options["alpha_pattern"] == expected
+
+
+def test_only_the_last_head_is_written():
+    head = {"score": {"kernel": np.ones((1, 32), np.float32)}}
+    older = {**adapters(TINY), "score": {"kernel": np.zeros((1, 32), np.float32)}}
+    scalar = dataclasses.replace(TINY, scalar_head=True)
+    tensors, options = to_peft({**adapters(TINY), **head}, scalar, SOME, [older])
+    assert tensors["base_model.model.score.weight"].all() and options["modules_to_save"] == ["score"]
+    tensors, options = to_peft(adapters(TINY), TINY, SOME, [older])
+    assert "base_model.model.score.weight" not in tensors and options["task_type"] == "CAUSAL_LM"
 
 
 def test_matrices_that_are_published_together_get_one_adapter_of_their_ranks():

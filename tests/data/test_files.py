@@ -136,5 +136,16 @@ def test_an_unknown_hub_id_says_what_the_hub_said(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError("no such data set")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(ValueError, match="no file or folder here, and as a hub id .*no such data set"):
+    with pytest.raises(ValueError, match=r"no file or folder here, and as a hub id .*no such data set$"):
         _read("no/such")
+
+
+def test_without_a_network_the_command_that_fetches_a_hub_id_is_named(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("Couldn't reach 'no/such' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ValueError, match="run: hf download --repo-type dataset no/such --local-dir FOLDER, and give"):
+        _read("no/such:main")

@@ -6,11 +6,22 @@ import pytest
 from jaxrlhf.models.folder import find_folder, read_config
 from tests.models.tiny import STORIES
 
+UNREACHABLE = (
+    r"it could not be fetched from the hub \(the hub cannot be reached\); where it can be, run: "
+    r"hf download no-such-owner/name --revision v1 --local-dir FOLDER, and give FOLDER here$"
+)
+
 
 def test_a_local_folder_is_itself():
     assert find_folder(STORIES) == STORIES
     with pytest.raises(ValueError, match="revision='main' has no effect"):
         find_folder(STORIES, revision="main")
+
+
+def test_the_folder_of_a_run_is_no_model_but_its_export_is(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=f"{tmp_path} is the folder of a run; give {tmp_path}/export"):
+        find_folder(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "../owner/name", "/owner/name", "a/b/c"])
@@ -21,7 +32,7 @@ def test_what_is_neither_a_folder_nor_a_hub_name_is_refused(path):
 
 def test_without_a_network_the_command_is_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="run: hf download no-such-owner/name --revision v1 --local-dir FOLDER"):
+    with pytest.raises(ValueError, match=UNREACHABLE):
         find_folder("no-such-owner/name", revision="v1")
 
 

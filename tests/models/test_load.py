@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from jaxrlhf.checkpoint.export import export_hf
 from jaxrlhf.models.config import ComputeConfig
@@ -53,6 +54,19 @@ def test_a_language_model_becomes_a_scorer_with_a_new_head(stories):
     assert loaded.report.initialised[0].startswith("score/kernel with normal")
     trunk = {name: leaf for name, leaf in loaded.params.items() if name != "score"}
     jax.tree.map(np.testing.assert_array_equal, trunk, stories.params)
+
+
+def test_a_classifier_is_known_by_its_weights_where_the_config_leaves_the_labels_out(tmp_path):
+    folder = export_hf(tmp_path / "scorer", random_params(SCALAR), SCALAR)
+    raw = json.loads((folder / "config.json").read_text())
+    silent = {key: value for key, value in raw.items() if key not in ("id2label", "label2id")}
+    (folder / "config.json").write_text(json.dumps(silent))  # transformers does so where there are two
+    assert load_scalar(folder).report.initialised == ()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["score.weight"] = np.repeat(tensors["score.weight"], 2, axis=0)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="the model has num_labels=2; a reward model gives each answer one score"):
+        load_scalar(folder)
 
 
 def test_a_scorer_keeps_its_head_and_is_not_a_policy(tmp_path):

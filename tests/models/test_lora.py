@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrlhf.models.decoder import make_model
-from jaxrlhf.models.lora import init_adapters, merge, target_shapes, trained_share
+from jaxrlhf.models.lora import check_targets, init_adapters, merge, target_shapes, trained_share
 from jaxrlhf.models.lora_config import LoraConfig
 from jaxrlhf.models.quantized import keep_as
 from jaxrlhf.ops.trees import overlay
@@ -108,8 +108,26 @@ def test_targets_that_match_nothing_are_named_beside_what_there_is():
         init_adapters(TINY, LoraConfig(rank=4, targets=("q_proj", "qproj", "proj")), jax.random.key(0))
 
 
+@pytest.mark.parametrize(
+    ("family", "target", "hint"),
+    [
+        ("gpt2", "c_attn", "c_attn is self_attn/q_proj, self_attn/k_proj, self_attn/v_proj here"),
+        ("gpt2", "c_proj", "c_proj is self_attn/o_proj, mlp/down_proj here"),
+        ("gpt_neox", "attention.dense", "attention.dense is self_attn/o_proj here"),
+        ("phi3", "gate_up_proj", "gate_up_proj is mlp/gate_proj, mlp/up_proj here"),
+        ("llama", "lm_head", "lm_head cannot have adapters, only matrices of the blocks can"),
+        ("llama", "embed_tokens", "embed_tokens cannot have adapters, only"),
+        ("gpt2", "wte", "wte cannot have adapters, only"),
+    ],
+)
+def test_published_names_as_targets_are_told_what_they_are_here(family, target, hint):
+    config = dataclasses.replace(TINY, model_type=family, tie_embeddings=True)
+    with pytest.raises(ValueError, match=f"{target} matches none of .*; {hint}"):
+        check_targets(config, LoraConfig(rank=4, targets=(target,)))
+
+
 def test_the_trained_share_counts_parameters_and_not_scales():
     base, fresh = random_params(TINY), init_adapters(TINY, LoraConfig(rank=1, targets=("q_proj",)), jax.random.key(0))
-    line = "trained 192 of 27,552 parameters (0.70%)"
+    line = "trains 192 of 27,552 parameters (0.70%)"
     assert trained_share(fresh, overlay(base, fresh)) == line
     assert trained_share(fresh, overlay(keep_as(base, "int8"), fresh)) == line

@@ -14,7 +14,7 @@ from jaxrlhf.models.folder import read_config
 from jaxrlhf.models.load import load_policy, load_scalar
 from jaxrlhf.models.lora import init_adapters, merge
 from jaxrlhf.models.lora_config import LoraConfig
-from jaxrlhf.models.peft import WEIGHTS, read_adapter
+from jaxrlhf.models.peft import WEIGHTS, read_adapter, read_adapters, whole_name
 from jaxrlhf.ops.trees import overlay
 from jaxrlhf.sharding.mesh import make_mesh
 from tests.models.tiny import SCALAR, TINY, random_params
@@ -80,9 +80,9 @@ def test_a_folder_of_an_adapter_is_a_model(dtype, folder, base):
         np.testing.assert_allclose(kept["kernel_scale"], scale, rtol=1e-5)
 
 
-def test_adapters_stand_over_adapters(folder, tmp_path, base, caplog):
+def test_adapters_stand_over_adapters(folder, tmp_path, base):
     outer = export_adapter(tmp_path / "outer", adapters(), TINY, LORA, base=str(folder))
-    assert "PEFT loads adapters over a whole model alone" in caplog.text
+    assert whole_name(outer, "outer") == str(base) and len(read_adapters(outer, TINY)) == 2
     expected = merge(overlay(load_policy(base).params, adapters()), 2 * LORA.scale)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), load_policy(outer).params, expected)
     with pytest.raises(ValueError, match="stands over this adapter itself"):
@@ -130,6 +130,11 @@ def test_a_policy_can_become_a_reward_model(folder):
         ({"loftq_config": {"loftq_bits": 4}, "layer_replication": [[0, 2]]}, "loftq_config=.*; layer_replication="),
         ({"alpha_pattern": {"(q_proj": 2}}, "alpha_pattern=.*, where an object from regular expressions to numbers is"),
         (
+            {"peft_type": "IA3", "an_option_of_tomorrow": 1},
+            r"where only 'LORA' is supported; merge it with PEFT \(merge_and_unload\), and give the whole model$",
+        ),
+        ({"use_dora": True}, r"use_dora=True is not supported; merge it with PEFT"),
+        (
             {"lora_alpha": "8", "alpha_pattern": {"q_proj": None}},
             "lora_alpha='8' is no number; q_proj=None is",
         ),
@@ -150,16 +155,28 @@ def test_tensors_that_do_not_fit_are_named_together(folder):
     q, v = (f"base_model.model.model.layers.0.self_attn.{name}.lora_" for name in ("q_proj", "v_proj"))
     del tensors[f"{q}B.weight"]
     tensors[f"{v}A.weight"] = tensors[f"{v}A.weight"][:, :5]
-    tensors["base_model.model.lm_head.lora_A.weight"] = np.zeros((2, 32), np.float32)
+    tensors["base_model.model.model.layers.0.mlp.gate.lora_A.weight"] = np.zeros((2, 32), np.float32)
     save_file(tensors, folder / WEIGHTS)
     with pytest.raises(ValueError) as error:
         load_policy(folder)
     for line in (
-        "1 unexpected: lm_head.lora_A.weight",
+        "1 unexpected: model.layers.0.mlp.gate.lora_A.weight",
         "1 missing: model.layers.0.self_attn.q_proj.lora_B.weight",
         "1 of another shape than the model's: model.layers.0.self_attn.v_proj with (2, 5) and (16, 2)",
     ):
         assert line in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("lm_head.base_layer.weight", "lm_head"), ("model.embed_tokens.lora_embedding_A", "model.embed_tokens")],
+)
+def test_adapters_of_what_is_not_in_a_block_are_named(name, module, folder):
+    save_file(
+        load_file(folder / WEIGHTS) | {f"base_model.model.{name}": np.zeros((2, 32), np.float32)}, folder / WEIGHTS
+    )
+    with pytest.raises(ValueError, match=f"adapters of {module} are not supported; merge it with PEFT"):
+        load_policy(folder)
 
 
 def test_adapters_that_stop_half_way_are_refused_unless_the_config_says_so(folder):

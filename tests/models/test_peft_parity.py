@@ -1,5 +1,6 @@
 """Adapters against PEFT with torch: it loads what is written here, and what it writes is loaded here."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
+from jaxrlhf.checkpoint.card import Card, render_card
 from jaxrlhf.checkpoint.peft import export_adapter
+from jaxrlhf.demo.tokenizer import build_tokenizer
 from jaxrlhf.kernels.logits import logits_of
 from jaxrlhf.models.decoder import make_model
 from jaxrlhf.models.load import load_policy, load_scalar
@@ -73,6 +76,23 @@ def test_peft_loads_what_is_written_and_says_the_same(name, tmp_path):
     np.testing.assert_allclose(logits(again.model, again.params), found, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_peft_loads_adapters_over_adapters_and_says_the_same(name, tmp_path):
+    base = save_peer(make_peer(name), tmp_path / "base")
+    first, second = WRITTEN[name], LoraConfig(rank=3, alpha=2.0)
+    config = load_policy(base).config
+    export_adapter(
+        tmp_path / "first", trained(init_adapters(config, first, jax.random.key(0))), config, first, base=str(base)
+    )
+    loaded = load_policy(tmp_path / "first")
+    own = trained(init_adapters(config, second, jax.random.key(1)))
+    export_adapter(tmp_path / "second", own, config, second, base=str(base), earlier=loaded.adapters)
+    found = logits(make_model(config, None, second), overlay(loaded.params, own))
+    peer = peft.PeftModel.from_pretrained(make_peer(name), tmp_path / "second").eval()
+    assert np.abs(found - logits(loaded.model, loaded.params)).max() > 0.5
+    np.testing.assert_allclose(found, peer_logits(peer, TOKENS, SEGMENTS), atol=2e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", READ)
 def test_what_peft_writes_is_merged_where_it_is_loaded(name, tmp_path):
     peer = make_peer(name)
@@ -110,3 +130,27 @@ def test_reward_models_keep_their_head_in_both_directions(tmp_path):
     model, params = make_model(theirs.config, None, lora), overlay(load_scalar(base).params, ours)
     last = (np.arange(2), [10, 6])
     np.testing.assert_allclose(np.asarray(logits(model, params))[last], scores, atol=1e-4, rtol=1e-4)
+
+
+def test_a_reward_model_over_a_policy_loads_by_the_code_of_its_card(tmp_path, monkeypatch):
+    base = save_peer(make_peer("llama"), tmp_path / "base")
+    scalar, lora = dataclasses.replace(load_policy(base).config, scalar_head=True), LoraConfig(rank=2)
+    policy = trained(init_adapters(scalar, lora, jax.random.key(0)))
+    export_adapter(tmp_path / "policy", policy, scalar, lora, base=str(base))
+    trunk = load_scalar(tmp_path / "policy")
+    own = {**trained(init_adapters(scalar, lora, jax.random.key(1))), "score": {"kernel": jnp.ones((1, 32))}}
+    folder = export_adapter(
+        tmp_path / "FOLDER", own, scalar, lora, base=str(base), earlier=trunk.adapters, tokenizer=build_tokenizer()
+    )
+    card = Card(method="reward", base="", scorer=True, data=(), rows=1, steps=1, metrics={}, settings={}, version="0")
+    code = render_card(card, adapters=True).partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folder.parent)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    tokens = TOKENS[:1] + 1  # without padding, whose number is of the tokenizer
+    with torch.no_grad():
+        score = found["model"].eval()(torch.tensor(tokens).long()).logits.numpy()
+    model, params = make_model(scalar, None, lora), overlay(trunk.params, own)
+    segments = jnp.ones((1, 11), jnp.int32)
+    hidden = model.apply(params, jnp.asarray(tokens), positions=positions_of(segments), segment_ids=segments).hidden
+    np.testing.assert_allclose(logits_of(hidden, model.head(params))[:, -1], score, atol=1e-4, rtol=1e-4)

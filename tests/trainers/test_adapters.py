@@ -18,6 +18,7 @@ from jaxrlhf.trainers import dpo, ppo
 from jaxrlhf.trainers.run import Run
 from jaxrlhf.trainers.start import Start, load_start, scalar_start
 from tests.trainers.small import (
+    METHODS,
     always_one,
     assert_same_params,
     config,
@@ -82,7 +83,8 @@ def test_every_method_trains_adapters_and_leaves_the_base(method, tmp_path, capl
     assert run.model.lora == LORA
     own = 2 * 4 * (2 * (16 + 16) + 2 * (16 + 8) + 3 * (16 + 32)) + (16 if method == "kwise" else 0)
     total = sum(leaf.size for leaf in jax.tree.leaves(run.model.params))
-    assert f"trained {own:,} of {total:,} parameters" in caplog.text
+    what = "reward model" if method == "kwise" else "policy"
+    assert f"{what}: trains {own:,} of {total:,} parameters" in caplog.text
     up = run.model.params["layers"]["mlp"]["up_proj"]
     np.testing.assert_array_equal(up["kernel"], given.params["layers"]["mlp"]["up_proj"]["kernel"])
     assert jnp.abs(up["lora_b"]).max() > 1e-3
@@ -91,6 +93,15 @@ def test_every_method_trains_adapters_and_leaves_the_base(method, tmp_path, capl
     options = json.loads((tmp_path / "run" / "export" / "adapter_config.json").read_text())
     assert options["base_model_name_or_path"] is None  # it was in memory
     assert options["task_type"] == ("SEQ_CLS" if method == "kwise" else "CAUSAL_LM")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_targets_that_match_nothing_stop_a_run_before_its_data(method, tmp_path):
+    lora = LoraConfig(rank=4, targets=("c_attn",))
+    with pytest.raises(ValueError, match=r"^lora.targets: c_attn matches none of") as error:
+        train(method, tmp_path / "run", lora=lora)
+    assert not any("loader" in place.name for place in error.traceback)
+    assert not any("jax/_src" in str(place.path) for place in error.traceback)
 
 
 def test_dpo_begins_at_the_reference_and_learns(tmp_path):
@@ -126,7 +137,8 @@ def test_a_run_of_adapters_is_a_model_for_the_next_one(base, tmp_path):
     assert metrics(second.folder)[0]["loss"] == pytest.approx(np.log(2))  # the reference is the first one's result
     assert same_function(load_start(str(second.folder), make_mesh()), second.model)
     options = json.loads((second.folder / "export" / "adapter_config.json").read_text())
-    assert options["base_model_name_or_path"] == str((first.folder / "export").resolve())
+    assert options["base_model_name_or_path"] == str(base.resolve())  # PEFT has one adapter over a whole model
+    assert (options["r"], options["lora_alpha"]) == (8, 8)
 
 
 def test_a_model_in_memory_with_adapters_is_merged_where_a_run_starts_from_it(tmp_path):
@@ -165,6 +177,12 @@ def test_critic_and_reward_model_are_one_copy(tmp_path, monkeypatch):
     assert ours.unsafe_buffer_pointer() != theirs.unsafe_buffer_pointer()
     policy = states.models["policy"].params["layers"]["mlp"]["up_proj"]["lora_a"]
     assert not np.array_equal(policy, critic["layers"]["mlp"]["up_proj"]["lora_a"])
+
+
+def test_the_log_tells_policy_and_critic_apart(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "jaxrlhf")
+    played(monkeypatch, config("ppo", tmp_path / "run", lora=LORA))
+    assert "policy: trains " in caplog.text and "critic: trains " in caplog.text
 
 
 def test_a_critic_without_a_reward_model_stands_over_the_base(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from jaxrlhf.data.config import DataConfig
+from jaxrlhf.models.lora_config import LoraConfig
 from jaxrlhf.sharding.mesh import make_mesh
 from jaxrlhf.trainers import dpo, ppo, sft
 from jaxrlhf.trainers.start import load_start, scalar_start
@@ -32,6 +33,21 @@ def test_reference_of_another_shape_is_refused(tmp_path):
     other = dataclasses.replace(other, config=dataclasses.replace(other.config, norm_eps=0.5))
     with pytest.raises(ValueError, match="the reference is another model than the policy"):
         dpo.run(config("dpo", tmp_path / "run"), model=start(), reference=other, dataset=pairs())
+
+
+def test_a_reference_that_is_the_base_already_is_refused(tmp_path):
+    train("sft", tmp_path / "sft", steps=1)
+    named = {"model": str(tmp_path / "sft"), "reference": str(tmp_path / "sft" / "export")}
+    with pytest.raises(ValueError, match=r"reference=.*export is the model itself.*; leave reference out"):
+        dpo.run(config("dpo", tmp_path / "run", lora=LoraConfig(rank=2), **named), dataset=pairs())
+
+
+def test_a_model_that_could_not_be_exported_is_refused_before_the_first_step(tmp_path):
+    odd = start()
+    odd = dataclasses.replace(odd, config=dataclasses.replace(odd.config, embedding_scale=2.0))  # Llama has no word
+    with pytest.raises(ValueError, match="model could not be exported: .*'llama' cannot say embedding_scale=2.0"):
+        sft.run(config("sft", tmp_path / "run"), model=odd, dataset=demonstrations())
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_stage_starts_from_the_folder_of_another(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,9 +56,12 @@ def write_scales(config: ModelConfig) -> dict[str, Any]:
         config: to write.
 
     Returns:
-        `query_pre_attn_scalar`.
+        `query_pre_attn_scalar`, a whole number if one reads back as the same factor.
     """
-    return {"query_pre_attn_scalar": round(config.attention_scale**-2)}
+    scalar = config.attention_scale**-2
+    near = (round(scalar), round(scalar, 9), scalar, math.nextafter(scalar, 0), math.nextafter(scalar, math.inf))
+    exact = (number for number in near if number > 0 and number**-0.5 == config.attention_scale)
+    return {"query_pre_attn_scalar": next(exact, scalar)}
 
 
 def _read_rest(raw: Raw, fields: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from jaxrlhf.models.config import LayerKind, ModelConfig
 from jaxrlhf.models.families.config_table import ConfigTable, Raw, make_family
 from jaxrlhf.models.families.family import Tensor
-from jaxrlhf.models.families.positions import read_rope, read_rotary_dim, write_rope
+from jaxrlhf.models.families.positions import read_rope, read_rotary_dim, write_rope, write_share
 
 _BLOCK = "gpt_neox.layers.{layer}"
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -50,8 +50,7 @@ def _read_rest(raw: Raw, fields: Mapping[str, Any], problems: list[str]) -> dict
 
 
 def _write_rest(config: ModelConfig) -> dict[str, Any]:
-    share = config.turned_dim / config.head_dim
-    return write_rope(config.pattern[0], theta_key="rotary_emb_base") | {"rotary_pct": share}
+    return write_rope(config.pattern[0], theta_key="rotary_emb_base") | {"rotary_pct": write_share(config)}
 
 
 _CONFIG = ConfigTable(

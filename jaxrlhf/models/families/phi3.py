@@ -9,7 +9,7 @@ from jaxrlhf.models.config import LayerKind, ModelConfig
 from jaxrlhf.models.families.config_table import ConfigTable, Raw, make_family
 from jaxrlhf.models.families.family import Tensor
 from jaxrlhf.models.families.llama_style import DEFAULTS, ENDS, FIELDS, IGNORED, NORMS, projection
-from jaxrlhf.models.families.positions import read_rope, read_rotary_dim, read_window, write_rope
+from jaxrlhf.models.families.positions import read_rope, read_rotary_dim, read_window, write_rope, write_share
 
 _QKV = ("layers/self_attn/q_proj/kernel", "layers/self_attn/k_proj/kernel", "layers/self_attn/v_proj/kernel")
 _GATE_UP = ("layers/mlp/gate_proj/kernel", "layers/mlp/up_proj/kernel")
@@ -32,9 +32,8 @@ def _read_rest(raw: Raw, fields: Mapping[str, Any], problems: list[str]) -> dict
 
 
 def _write_rest(config: ModelConfig) -> dict[str, Any]:
-    share = config.turned_dim / config.head_dim
     window = config.pattern[0].window
-    return write_rope(config.pattern[0]) | {"sliding_window": window, "partial_rotary_factor": share}
+    return write_rope(config.pattern[0]) | {"sliding_window": window, "partial_rotary_factor": write_share(config)}
 
 
 _CONFIG = ConfigTable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,13 +40,15 @@ def read_rope(raw: Raw, problems: list[str], *, theta_key: str = "rope_theta", p
     Returns:
         `rope_theta` and `rope_scaling` of a `LayerKind`.
     """
-    rope = _rope_options(raw, problems)
+    given = _rope_options(raw, problems)
+    scalings = [_read_scaling(rope, problems) for rope in given]
+    rope = given[0]
     share = rope.get("partial_rotary_factor", 1.0)
     if share != 1.0 and not partial:
         problems.append(f"partial_rotary_factor={share!r} is not supported; only 1.0 is")
     source, key = (rope, "rope_theta") if "rope_theta" in rope else (raw, theta_key)
     theta = read_number(source, key, 10000.0, problems)
-    return {"rope_theta": theta, "rope_scaling": _read_scaling(rope, problems)}
+    return {"rope_theta": theta, "rope_scaling": scalings[0]}
 
 
 def read_rotary_dim(
@@ -63,10 +66,24 @@ def read_rotary_dim(
     Returns:
         `rotary_dim`.
     """
-    rope = _rope_options(raw, [])
+    rope = _rope_options(raw, [])[0]
     within = {"partial_rotary_factor": rope.get("partial_rotary_factor", raw.get(share_key, share))}
     width = int(head_dim * read_number(within, "partial_rotary_factor", share, problems))
     return None if width == head_dim else width
+
+
+def write_share(config: ModelConfig) -> float:
+    """Writes how much of a head turns.
+
+    Args:
+        config: to write.
+
+    Returns:
+        The share that `read_rotary_dim` rounds down to just this width: a whole number of entries over the width of a
+        head, or the next number above.
+    """
+    share = config.turned_dim / config.head_dim
+    return share if int(config.head_dim * share) == config.turned_dim else math.nextafter(share, 1.0)
 
 
 def write_rope(kind: LayerKind, *, theta_key: str = "rope_theta") -> dict[str, Any]:
@@ -148,15 +165,18 @@ def write_pattern(config: ModelConfig) -> dict[str, Any]:
     return {"layer_types": layer_types} | ({} if window is None else {"sliding_window": window})
 
 
-def _rope_options(raw: Raw, problems: list[str]) -> Mapping[str, Any]:
+def _rope_options(raw: Raw, problems: list[str]) -> list[Mapping[str, Any]]:
+    """Those of each spelling that is given, the newer one first; without any, an empty mapping."""
     given = {key: raw[key] for key in ("rope_parameters", "rope_scaling") if raw.get(key)}
     if len(given) == 2:
         problems.append("rope_parameters and rope_scaling are both given, and only one can hold; leave one out")
+    plain: list[Mapping[str, Any]] = []
     for key, rope in given.items():
         if isinstance(rope, dict) and not any(isinstance(value, dict) for value in rope.values()):
-            return rope
-        problems.append(f"{key}={rope!r} must be an object of plain values, the same for all layers")
-    return {}
+            plain.append(rope)
+        else:
+            problems.append(f"{key}={rope!r} must be an object of plain values, the same for all layers")
+    return plain or [{}]
 
 
 def _read_scaling(rope: Mapping[str, Any], problems: list[str]) -> LinearScaling | Llama3Scaling | None:

@@ -54,6 +54,7 @@ def test_rotary_options_that_are_written_read_back_the_same(scaling):
         ({"rope_parameters": {FULL: {"rope_theta": 1e6}}}, "must be an object of plain values, the same for all"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not supported; only 1.0"),
         ({"rope_parameters": {"rope_theta": 1.0}, "rope_scaling": LLAMA3}, "are both given"),
+        ({"rope_parameters": {"rope_theta": 1.0}, "rope_scaling": {"type": "longrope"}}, "leave one out rope_type='l"),
         ({"rope_theta": "1e4"}, "rope_theta='1e4' must be a positive number"),
         ({"rope_theta": True}, "rope_theta=True must be a positive number"),
         ({"rope_theta": float("inf")}, "rope_theta=inf must be a positive number"),
