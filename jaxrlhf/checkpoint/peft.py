@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from jaxrlhf.checkpoint.card import Card, render_card
+from jaxrlhf.checkpoint.shards import open_shard
 from jaxrlhf.checkpoint.whole_folder import appear_whole, make_way, write_json
 from jaxrlhf.models.config import ModelConfig
 from jaxrlhf.models.folder import ADAPTER
@@ -71,7 +71,10 @@ def export_adapter(
         raise ValueError(f"{', '.join(bad)} hold NaN or infinity; nothing was exported")
     with appear_whole(folder) as partial:
         if is_main():
-            save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            with open_shard(partial / WEIGHTS, shapes, np.dtype(np.float32)) as append:
+                for tensor in tensors.values():
+                    append(tensor)
             write_json(partial / ADAPTER, {"base_model_name_or_path": base, **options})
             if card is not None:
                 (partial / "README.md").write_text(render_card(card, adapters=True), encoding="utf-8")
